@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* What every CUnit binary of ours shares: a main loop that runs a table of tests, and skipping. */
+#ifndef TESTS_HARNESS_H
+#define TESTS_HARNESS_H
+
+#include <CUnit/CUnit.h>
+
+struct test {
+	const char *name;
+	void (*fn)(void);
+};
+
+/* clang-format off */
+#define TEST(fn) {#fn, fn}
+/* clang-format on */
+
+/*
+ * Runs `tests` (ended by {NULL, NULL}) as one suite; `setup` and `teardown` may be NULL and run
+ * around each test. Resources belong to them: a _FATAL assertion leaves the test by longjmp.
+ * argv[1], where given, picks the tests whose name contains it. Returns main's exit status: 0; 1 when
+ * a test failed; 77 when every test that ran was skipped.
+ */
+int harness_main(int argc, char **argv, const char *suite, const struct test *tests,
+	void (*setup)(void), void (*teardown)(void));
+
+/* Ends the running test as skipped: the reason is printed here and again at the suite's end. Does not return. */
+_Noreturn void harness_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+#endif

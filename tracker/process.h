@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/* A process that is looked at: its held descriptors, and whether it is still the one that was opened. */
+#ifndef TRACKER_PROCESS_H
+#define TRACKER_PROCESS_H
+
+#include <stdint.h>
+#include <sys/types.h>
+#include "base/guard.h"
+#include "tidemark/error.h"
+
+/*
+ * The descriptors belong to the memory that the process had when it was opened. After exec or exit mem_fd
+ * reads 0 bytes and PAGEMAP_SCAN on pagemap_fd says ESRCH: they never speak of another program, while
+ * anything that goes by number (process_vm_readv, /proc/PID/maps) silently may.
+ */
+struct process {
+	pid_t pid;           /* thread group id */
+	uint64_t start_time; /* clock ticks since boot, field 22 of stat: pid + start_time name it for good */
+	int pid_fd;          /* pidfd */
+	int proc_fd;         /* O_PATH on /proc/PID */
+	int mem_fd;          /* O_RDWR on /proc/PID/mem */
+	int pagemap_fd;      /* O_RDONLY */
+};
+
+/* Opens a process that can be followed. Errors: -ESRCH no such process, a zombie; -EPERM/-EACCES not ours; -EOPNOTSUPP a
+ * kernel thread; -EINVAL ourselves. The text says which. */
+int process_open(pid_t pid, struct process **ret, struct tide_error *err);
+void process_close(struct process *p);
+DEFINE_GUARD(struct process, process_close)
+
+/* 0 while the memory that was opened is still that of the process; -ESRCH after exit or exec, with the
+ * words for it in err. */
+int process_check(const struct process *p, struct tide_error *err);
+
+/* The state letter of /proc/PID/task/TID/stat ('R', 'S', 'D', 'T', 't', 'Z', 'X'), or 0 where there is no such thread. */
+char process_thread_state(const struct process *p, pid_t tid);
+
+/* Reads a whole file under /proc/PID ("maps", "auxv") into memory, NUL-terminated behind its length. The caller frees *ret. */
+int process_read_file(const struct process *p, const char *name, char **ret, size_t *ret_len,
+	struct tide_error *err);
+
+#endif

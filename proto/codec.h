@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* Page codecs: a new one is a new file and a line in the table in codec.c. */
+#ifndef PROTO_CODEC_H
+#define PROTO_CODEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The numbers travel: never change or reuse one. */
+enum codec_id {
+	CODEC_RAW = 0,
+	CODEC_ZERO = 1, /* no bytes: all pages of the block are zero */
+	CODEC_LZ4 = 2,
+};
+
+/* A stateless compressor of blocks of pages. Both functions are called by several threads at once. */
+struct codec {
+	enum codec_id id;
+	const char *name;    /* as --compress takes it */
+	uint64_t feature;    /* enum message_feature that both sides must know, or 0 */
+
+	/* At most `cap` bytes into dst; returns the length, or 0 where it does not fit (then raw is used). */
+	size_t (*compress)(const uint8_t *src, size_t bytes, uint8_t *dst, size_t cap);
+	/* Must give exactly `bytes`. 0 or -EBADMSG; never writes beyond dst + bytes, whatever src holds. */
+	int (*decompress)(const uint8_t *src, size_t src_bytes, uint8_t *dst, size_t bytes);
+};
+
+/* NULL where unknown. */
+const struct codec *codec_find(enum codec_id id);
+const struct codec *codec_by_name(const char *name);
+/* All of them, ended by NULL; for help texts. */
+extern const struct codec *const codecs[];
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Frames: how messages and payloads lie in a stream, byte by byte. docs/stream-format.md is the specification; this is it in C.
+ *
+ *   stream   := preamble frame*
+ *   preamble := magic[8] u16 major u16 minor u32 reserved(0)
+ *   frame    := header[24] head[head_bytes] payload[payload_bytes]
+ *
+ * All integers are little-endian.
+ */
+#ifndef PROTO_FRAME_H
+#define PROTO_FRAME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/guard.h"
+#include "tidemark/error.h"
+
+#define PREAMBLE_BYTES 16
+#define FRAME_HEADER_BYTES 24
+
+#define FORMAT_MAJOR 1 /* differs: not readable */
+#define FORMAT_MINOR 0 /* higher: has things that an older reader may skip */
+
+/* What no frame exceeds; the hello may agree on less, never on more. */
+#define FRAME_HEAD_MAX (1u << 20)
+#define FRAME_PAYLOAD_MAX (4u << 20)
+
+/* The numbers travel: never change or reuse one. */
+enum frame_type {
+	FRAME_HELLO = 1,
+	FRAME_AUTH = 2,
+	FRAME_OPEN = 3,
+	FRAME_OPENED = 4,
+	FRAME_PING = 5,
+	FRAME_PONG = 6,
+	FRAME_ERROR = 7,
+	FRAME_ACK = 8,       /* agent: round n is held */
+	FRAME_COMMITTED = 9, /* agent: everything is held, under its final name */
+
+	FRAME_STREAM = 16, /* from here on: what an image or a recorded stream is made of */
+	FRAME_PROCESS = 17,
+	FRAME_ROUND = 18,
+	FRAME_MAPPINGS = 19,
+	FRAME_DROPS = 20,
+	FRAME_PAGES = 21,
+	FRAME_ROUND_END = 22,
+	FRAME_STATE = 23,
+	FRAME_COMMIT = 24,
+
+	FRAME_HOLLOW = 32, /* files only: a frame whose pages were all superseded; its body is a hole */
+	FRAME_INDEX = 33,  /* files only */
+};
+
+enum frame_flag {
+	/* A reader that does not know the type must refuse the stream; without it, it skips the frame. */
+	FRAME_CRITICAL = 1 << 0,
+};
+
+struct frame_header {
+	uint32_t head_bytes;
+	uint32_t payload_bytes;
+	uint16_t type;
+	uint16_t flags;
+	uint32_t process; /* which process of the session it speaks of, from 1; 0: the session itself */
+	uint64_t checksum; /* XXH3-64 of the header's first 16 bytes, the head and the payload;
+			    * of FRAME_HOLLOW: of the header's first 16 bytes alone */
+};
+
+/* A whole frame in memory. Borrows head and payload. */
+struct frame {
+	uint16_t type;
+	uint16_t flags;
+	uint32_t process;
+	const uint8_t *head;
+	uint32_t head_bytes;
+	const uint8_t *payload;
+	uint32_t payload_bytes;
+};
+
+struct frame_limits {
+	uint32_t head_bytes, payload_bytes;
+};
+extern const struct frame_limits frame_limits_max;
+
+void preamble_encode(uint8_t buf[PREAMBLE_BYTES]);
+/* -EBADMSG with words that tell another protocol, a damaged magic and another major version apart. */
+int preamble_decode(const uint8_t buf[PREAMBLE_BYTES], uint16_t *ret_minor, struct tide_error *err);
+
+/* Computes the checksum and writes the header. */
+void frame_header_encode(const struct frame *frame, uint8_t buf[FRAME_HEADER_BYTES]);
+/* Checks what can be checked without the body: lengths within `limits`, type known or not critical. */
+int frame_header_decode(const uint8_t buf[FRAME_HEADER_BYTES], const struct frame_limits *limits,
+	struct frame_header *ret, struct tide_error *err);
+/* Checks the body (head, then payload, back to back) against the header. -EBADMSG. `ret` borrows the body. */
+int frame_decode(const uint8_t header[FRAME_HEADER_BYTES], const uint8_t *body, struct frame *ret,
+	struct tide_error *err);
+
+/* "PAGES", "type 99"; a static string or `buf`. */
+const char *frame_type_name(uint16_t type, char buf[16]);
+
+/* A frame that owns its bytes: what the encoders make and queues carry. One allocation. */
+struct frame_buffer {
+	uint8_t *data; /* header, head, payload */
+	size_t bytes, cap;
+};
+void frame_buffer_release(struct frame_buffer *b);
+/* Header + head + payload into one buffer (the payload is copied: for small frames). 0, -ENOMEM, -EMSGSIZE. */
+int frame_buffer_encode(struct frame_buffer *b, const struct frame *frame);
+
+/*
+ * Takes a stream in pieces of any size and gives whole, checked frames. Holds at most one frame.
+ */
+struct frame_reader;
+
+/* `with_preamble`: the stream begins with one. */
+int frame_reader_new(bool with_preamble, struct frame_reader **ret, struct tide_error *err);
+void frame_reader_free(struct frame_reader *r);
+DEFINE_GUARD(struct frame_reader, frame_reader_free)
+/* Lower limits, once the hello has agreed on them. */
+void frame_reader_limit(struct frame_reader *r, struct frame_limits limits);
+
+/* Where the next bytes of the stream should be put: at most *ret_bytes at *ret. 0 or -ENOMEM. Never 0 bytes. */
+int frame_reader_space(struct frame_reader *r, uint8_t **ret, size_t *ret_bytes, struct tide_error *err);
+/*
+ * `bytes` were put there. *ret is true when a frame is complete: then `frame` borrows it until it is taken (or until the next
+ * frame_reader_space). -EBADMSG names the byte of the stream where the offending frame begins.
+ */
+int frame_reader_fed(struct frame_reader *r, size_t bytes, bool *ret, struct frame *frame, struct tide_error *err);
+/* Takes over the complete frame's bytes (header, head, payload), e.g. to queue or to store them verbatim. */
+void frame_reader_take(struct frame_reader *r, struct frame_buffer *ret);
+/* The stream ended here: 0 between frames, else -EBADMSG "ends in the middle of a PAGES frame that begins at byte N". */
+int frame_reader_end(const struct frame_reader *r, struct tide_error *err);
+/* Bytes of the stream seen so far / where the complete frame begins. */
+uint64_t frame_reader_offset(const struct frame_reader *r);
+uint64_t frame_reader_frame_offset(const struct frame_reader *r);
+
+#endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Messages as plain structs, to and from a frame's head. protobuf-c is known here alone. What comes out of a decoder is
+ * checked: enumerations known, counts and lengths within limits, strings without control characters, runs aligned, in order
+ * and without overlap, nothing that wraps around. What it cannot check (does this round follow?) is the session's.
+ *
+ * Encoders append nothing: they fill `ret` with a whole frame. Decoders own what they return until x_release().
+ */
+#ifndef PROTO_MESSAGE_H
+#define PROTO_MESSAGE_H
+
+#include "proto/frame.h"
+#include "proto/mapping.h"
+#include "proto/page_source.h"
+#include "proto/state.h"
+
+#define ID_BYTES 16
+#define NONCE_BYTES 32
+#define PROOF_BYTES 32
+#define NAME_MAX_BYTES 128
+#define ERROR_TEXT_MAX 1024
+#define RUNS_MAX 65536      /* in one message; more travel in several */
+#define MAPPINGS_MAX 4096   /* in one message */
+
+enum message_feature {
+	FEATURE_LZ4 = 1 << 0,
+};
+#define FEATURES_KNOWN ((uint64_t)FEATURE_LZ4)
+
+enum sink_kind {
+	SINK_IMAGE = 1,
+	SINK_SNAPSHOT = 2,
+	SINK_SHELL = 3,
+};
+
+struct hello {
+	uint16_t version_min, version_max; /* of FORMAT_MAJOR */
+	uint64_t features;
+	char architecture[32]; /* "x86_64", as uname says */
+	char byte_order[16];   /* "little" or "big" */
+	uint32_t page_bytes;
+	struct frame_limits limits;
+	uint8_t nonce[NONCE_BYTES];
+	char software[64]; /* "tidemark 0.1.0" */
+	bool wants_auth;   /* agent: a key is needed */
+};
+
+struct auth {
+	uint8_t proof[PROOF_BYTES];
+};
+
+struct open_request {
+	uint8_t session_id[ID_BYTES];
+	enum sink_kind sink;
+	char name[NAME_MAX_BYTES + 1];
+	uint8_t base_id[ID_BYTES]; /* snapshot: the committed stream that this one builds on; else zero */
+};
+
+struct open_reply {
+	uint8_t session_id[ID_BYTES];
+	char name[NAME_MAX_BYTES + 1];
+};
+
+struct error_message {
+	enum tide_error_kind kind;
+	char text[ERROR_TEXT_MAX];
+};
+
+struct round_ack {
+	uint64_t round;
+	uint64_t bytes; /* of the stream received so far, on this connection */
+};
+
+struct committed {
+	uint8_t stream_id[ID_BYTES];
+	char name[NAME_MAX_BYTES + 1];
+	uint64_t stored_bytes;
+};
+
+/* The first frame of what is kept. */
+struct stream_header {
+	uint8_t stream_id[ID_BYTES]; /* the image's id */
+	uint8_t base_id[ID_BYTES];   /* zero: needs no other */
+	char architecture[32];
+	char byte_order[16];
+	uint32_t page_bytes;
+	uint64_t features;           /* that a reader must know */
+	uint64_t created_realtime_ns;
+	char software[64];
+	char host[65];
+};
+
+/* A name for an image: [A-Za-z0-9][A-Za-z0-9._-]{0,127} */
+bool image_name_valid(const char *name);
+
+struct round_header {
+	uint64_t number; /* from 0, each one more than the last */
+	bool final;      /* found in the freeze */
+};
+
+struct mappings_message {
+	uint64_t round;
+	struct mapping_diff diff; /* one of possibly several of a round: apply in order */
+};
+
+struct drops_message {
+	uint64_t round;
+	struct page_drop *drops;
+	size_t ndrops;
+};
+
+/* Sums over the round, against which the receiver checks what came. */
+struct round_end {
+	uint64_t number;
+	uint64_t pages;  /* in all PAGES frames */
+	uint64_t frames; /* PAGES frames */
+};
+
+struct commit {
+	uint8_t stream_id[ID_BYTES];
+	uint64_t rounds;
+	uint64_t held_pages; /* that the image must have in the end, over all spaces */
+};
+
+int hello_encode(const struct hello *m, struct frame_buffer *ret);
+int hello_decode(const struct frame *f, struct hello *ret, struct tide_error *err);
+/* Sets this machine's values; the nonce is random. */
+int hello_init(struct hello *m, struct tide_error *err);
+/*
+ * What both know: the common version, features and limits. -EBADMSG with words where they cannot work together (no common
+ * version, another architecture, byte order or page size).
+ */
+struct agreement {
+	uint16_t version;
+	uint64_t features;
+	struct frame_limits limits;
+};
+int hello_agree(const struct hello *ours, const struct hello *theirs, struct agreement *ret,
+	struct tide_error *err);
+
+int auth_encode(const struct auth *m, struct frame_buffer *ret);
+int auth_decode(const struct frame *f, struct auth *ret, struct tide_error *err);
+int open_request_encode(const struct open_request *m, struct frame_buffer *ret);
+int open_request_decode(const struct frame *f, struct open_request *ret, struct tide_error *err);
+int open_reply_encode(const struct open_reply *m, struct frame_buffer *ret);
+int open_reply_decode(const struct frame *f, struct open_reply *ret, struct tide_error *err);
+int error_message_encode(const struct error_message *m, struct frame_buffer *ret);
+int error_message_decode(const struct frame *f, struct error_message *ret, struct tide_error *err);
+int round_ack_encode(const struct round_ack *m, struct frame_buffer *ret);
+int round_ack_decode(const struct frame *f, struct round_ack *ret, struct tide_error *err);
+int committed_encode(const struct committed *m, struct frame_buffer *ret);
+int committed_decode(const struct frame *f, struct committed *ret, struct tide_error *err);
+/* PING and PONG: no head, no payload. */
+int ping_encode(bool pong, struct frame_buffer *ret);
+
+int stream_header_encode(const struct stream_header *m, struct frame_buffer *ret);
+int stream_header_decode(const struct frame *f, struct stream_header *ret, struct tide_error *err);
+
+/* From here on `process` is the frame's process number, from 1. */
+int process_info_encode(uint32_t process, const struct process_info *m, struct frame_buffer *ret);
+/* One allocation: free() *ret. */
+int process_info_decode(const struct frame *f, struct process_info **ret, struct tide_error *err);
+int round_header_encode(uint32_t process, const struct round_header *m, struct frame_buffer *ret);
+int round_header_decode(const struct frame *f, struct round_header *ret, struct tide_error *err);
+/* One frame a call, of at most MAPPINGS_MAX mappings and RUNS_MAX places, from *at on, which is moved; done when it stands at
+ * the end of both. All removals travel before the first addition. */
+struct mappings_cursor {
+	size_t removed, added;
+};
+int mappings_encode(uint32_t process, const struct mappings_message *m, struct mappings_cursor *at,
+	struct frame_buffer *ret);
+int mappings_decode(const struct frame *f, struct mappings_message *ret, struct tide_error *err);
+void mappings_release(struct mappings_message *m);
+/* At most RUNS_MAX drops. */
+int drops_encode(uint32_t process, const struct drops_message *m, struct frame_buffer *ret);
+int drops_decode(const struct frame *f, struct drops_message *ret, struct tide_error *err);
+void drops_release(struct drops_message *m);
+int round_end_encode(uint32_t process, const struct round_end *m, struct frame_buffer *ret);
+int round_end_decode(const struct frame *f, struct round_end *ret, struct tide_error *err);
+/* State may exceed one frame: the encoder makes one frame per call, threads from *at on; the decoder appends to `ret`. */
+int state_encode(uint32_t process, const struct process_state *m, size_t *at, struct frame_buffer *ret);
+int state_decode(const struct frame *f, struct process_state *ret, struct tide_error *err);
+int commit_encode(const struct commit *m, struct frame_buffer *ret);
+int commit_decode(const struct frame *f, struct commit *ret, struct tide_error *err);
+
+#endif

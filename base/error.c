@@ -19,8 +19,8 @@ static enum tide_error_kind kind_of(int code)
 	}
 }
 
-static int fill(struct tide_error *err, enum tide_error_kind kind, int code, const char *fmt,
-	va_list args)
+static int fill(
+	struct tide_error *err, enum tide_error_kind kind, int code, const char *fmt, va_list args)
 {
 	if (!err)
 		return code;
@@ -43,7 +43,8 @@ int tide_fail(struct tide_error *err, int code, const char *fmt, ...)
 	return code;
 }
 
-int tide_fail_kind(struct tide_error *err, enum tide_error_kind kind, int code, const char *fmt, ...)
+int tide_fail_kind(
+	struct tide_error *err, enum tide_error_kind kind, int code, const char *fmt, ...)
 {
 	va_list args;
 	va_start(args, fmt);

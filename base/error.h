@@ -13,19 +13,19 @@ int tide_fail(struct tide_error *err, int code, const char *fmt, ...) TIDE_PRINT
 
 /* The same with the kind given. Use it where the whole reason is in the words: with -ECANCELED as
  * the code no reason is added when it is printed. */
-int tide_fail_kind(struct tide_error *err, enum tide_error_kind kind, int code, const char *fmt, ...)
-	TIDE_PRINTF(4, 5);
+int tide_fail_kind(struct tide_error *err, enum tide_error_kind kind, int code, const char *fmt,
+	...) TIDE_PRINTF(4, 5);
 
 /* The words say everything, reason included ("the image has 3 pages outside its mappings"). Returns
  * -ECANCELED, kind FAILED. For bad input use tide_bad(). */
 int tide_say(struct tide_error *err, const char *fmt, ...) TIDE_PRINTF(2, 3);
 
-/* Bytes from a peer or a file that cannot be right: names what and where. Returns -EBADMSG; no reason is
- * added when it is printed. */
+/* Bytes from a peer or a file that cannot be right: names what and where. Returns -EBADMSG; no
+ * reason is added when it is printed. */
 int tide_bad(struct tide_error *err, const char *fmt, ...) TIDE_PRINTF(2, 3);
 
-/* Puts words in front of an error that is there already ("round 3: ..."). Returns err's code, or `code` if
- * err is NULL. */
+/* Puts words in front of an error that is there already ("round 3: ..."). Returns err's code, or
+ * `code` if err is NULL. */
 int tide_prefix(struct tide_error *err, int code, const char *fmt, ...) TIDE_PRINTF(3, 4);
 
 #endif

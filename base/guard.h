@@ -39,11 +39,11 @@ static inline void guard_closedirp(DIR **d)
 #define auto_closedir auto_(guard_closedirp)
 
 /* Hands over a guarded pointer: its value, with NULL left behind. */
-#define take(p)                                                                                    \
-	({                                                                                         \
-		__typeof__(p) taken_ = (p);                                                        \
-		(p) = NULL;                                                                        \
-		taken_;                                                                            \
+#define take(p)                             \
+	({                                  \
+		__typeof__(p) taken_ = (p); \
+		(p) = NULL;                 \
+		taken_;                     \
 	})
 
 /* The same for a descriptor, with -1 left behind. */
@@ -55,10 +55,10 @@ static inline int take_fd(int *fd)
 }
 
 /* Defines x_freep() beside x_free(), for auto_(x_freep). The closer must accept NULL. */
-#define DEFINE_GUARD(type, fn)                                                                     \
-	static inline void fn##p(type **p)                                                         \
-	{                                                                                          \
-		fn(*p);                                                                            \
+#define DEFINE_GUARD(type, fn)             \
+	static inline void fn##p(type **p) \
+	{                                  \
+		fn(*p);                    \
 	}
 
 #endif

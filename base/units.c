@@ -101,7 +101,8 @@ static char *format_scaled(char *buf, double value, double step, const char *con
 		value /= step;
 		i++;
 	}
-	snprintf(buf, UNITS_TEXT, i == 0 || value >= 99.95 ? "%.0f %s" : "%.1f %s", value, names[i]);
+	snprintf(
+		buf, UNITS_TEXT, i == 0 || value >= 99.95 ? "%.0f %s" : "%.1f %s", value, names[i]);
 	return buf;
 }
 

@@ -8,11 +8,12 @@
 
 #define UNITS_TEXT 32
 
-/* "4096", "64K", "1.5GiB", "2MB": K, M, G, T are powers of 1024, and so are KiB...; KB, MB... are powers
- * of 1000. Returns 0, -EINVAL or -ERANGE. */
+/* "4096", "64K", "1.5GiB", "2MB": K, M, G, T are powers of 1024, and so are KiB...; KB, MB... are
+ * powers of 1000. Returns 0, -EINVAL or -ERANGE. */
 int units_parse_bytes(const char *text, uint64_t *ret);
 
-/* "100ms", "1.5s", "2m", "1h", "10us", "5ns"; a bare number is seconds. Returns 0, -EINVAL or -ERANGE. */
+/* "100ms", "1.5s", "2m", "1h", "10us", "5ns"; a bare number is seconds. Returns 0, -EINVAL or
+ * -ERANGE. */
 int units_parse_ns(const char *text, uint64_t *ret);
 
 /* A whole decimal number in [min, max]. Returns 0, -EINVAL or -ERANGE. */

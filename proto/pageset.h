@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Sorted run-length sets of pages. Cost grows with the number of runs, never with the address space. */
+/* Sorted run-length sets of pages. Cost grows with the number of runs, never with the address
+ * space. */
 #ifndef PROTO_PAGESET_H
 #define PROTO_PAGESET_H
 
@@ -22,14 +23,15 @@ struct pageset {
 void pageset_release(struct pageset *set);
 void pageset_clear(struct pageset *set);
 
-/* Adds [run.start, run.end), anywhere; cheap at the end, where runs usually come. Returns 0, -EINVAL for an
- * empty run, or -ENOMEM; on failure the set is unchanged. */
+/* Adds [run.start, run.end), anywhere; cheap at the end, where runs usually come. Returns 0,
+ * -EINVAL for an empty run, or -ENOMEM; on failure the set is unchanged. */
 int pageset_add(struct pageset *set, struct page_run run);
 
 /* Takes [run.start, run.end) out. Same errors. */
 int pageset_remove(struct pageset *set, struct page_run run);
 
-/* ret = a | b, a - b, a & b. `ret` is replaced and must not be a or b. Return 0 or -ENOMEM (ret unchanged). */
+/* ret = a | b, a - b, a & b. `ret` is replaced and must not be a or b. Return 0 or -ENOMEM (ret
+ * unchanged). */
 int pageset_union(const struct pageset *a, const struct pageset *b, struct pageset *ret);
 int pageset_subtract(const struct pageset *a, const struct pageset *b, struct pageset *ret);
 int pageset_intersect(const struct pageset *a, const struct pageset *b, struct pageset *ret);

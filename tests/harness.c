@@ -20,8 +20,8 @@ static void (*test_setup)(void), (*test_teardown)(void);
 static jmp_buf skip_point;
 
 /*
- * CUnit runs functions without an argument, so the one that runs is found by the name of the test that
- * CUnit says is current. A skip leaves by longjmp to here.
+ * CUnit runs functions without an argument, so the one that runs is found by the name of the test
+ * that CUnit says is current. A skip leaves by longjmp to here.
  */
 static void run_current(void)
 {

@@ -10,8 +10,8 @@ static void test_bytes_are_read_as_people_write_them(void)
 	static const struct {
 		const char *text;
 		uint64_t bytes;
-	} good[] = {{"0", 0}, {"4096", 4096}, {"64K", 65536}, {"1.5GiB", 1610612736}, {"2MB", 2000000},
-		{"64 m", 67108864}, {"1T", 1099511627776}};
+	} good[] = {{"0", 0}, {"4096", 4096}, {"64K", 65536}, {"1.5GiB", 1610612736},
+		{"2MB", 2000000}, {"64 m", 67108864}, {"1T", 1099511627776}};
 	for (unsigned i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		uint64_t bytes = 0;
 		CU_ASSERT_EQUAL(units_parse_bytes(good[i].text, &bytes), 0);
@@ -21,7 +21,8 @@ static void test_bytes_are_read_as_people_write_them(void)
 
 static void test_bytes_that_make_no_sense_are_refused(void)
 {
-	static const char *const bad[] = {"", "-1", "K", "0x10", "inf", "nan", "1 2", "4Q", " 4", "+4"};
+	static const char *const bad[] = {
+		"", "-1", "K", "0x10", "inf", "nan", "1 2", "4Q", " 4", "+4"};
 	uint64_t bytes = 77;
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		CU_ASSERT_EQUAL(units_parse_bytes(bad[i], &bytes), -EINVAL);

@@ -3,6 +3,7 @@
 #ifndef TRACKER_PROCESS_H
 #define TRACKER_PROCESS_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include "base/guard.h"
@@ -23,7 +24,7 @@ struct process {
 };
 
 /* Opens a process that can be followed. Errors: -ESRCH no such process, a zombie; -EPERM/-EACCES not ours; -EOPNOTSUPP a
- * kernel thread; -EINVAL ourselves. The text says which. */
+ * kernel thread; -EINVAL ourselves, or the number of a thread that is no process. The text says which. */
 int process_open(pid_t pid, struct process **ret, struct tide_error *err);
 void process_close(struct process *p);
 DEFINE_GUARD(struct process, process_close)
@@ -35,7 +36,12 @@ int process_check(const struct process *p, struct tide_error *err);
 /* The state letter of /proc/PID/task/TID/stat ('R', 'S', 'D', 'T', 't', 'Z', 'X'), or 0 where there is no such thread. */
 char process_thread_state(const struct process *p, pid_t tid);
 
-/* Reads a whole file under /proc/PID ("maps", "auxv") into memory, NUL-terminated behind its length. The caller frees *ret. */
+/* A thread that still lives: the leader, or, where that has exited before its threads, one of them. 0 where
+ * there is none. Its files are at task/TID under proc_fd; those of a dead leader show no memory. */
+pid_t process_find_thread(const struct process *p);
+
+/* Reads a whole file under /proc/PID ("maps", "auxv") into memory, NUL-terminated behind its length. Where the
+ * leader is dead it is that of a living thread. The caller frees *ret. */
 int process_read_file(const struct process *p, const char *name, char **ret, size_t *ret_len,
 	struct tide_error *err);
 

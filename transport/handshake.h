@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The beginning of a session, on top of a connection, for both sides:
+ *
+ *   client → agent   HELLO
+ *   agent  → client  HELLO, or ERROR
+ *   client → agent   AUTH      only where the agent wants a key
+ *   agent  → client  AUTH
+ *
+ * Until it is done the peer may send frames of a few KiB only. PING and PONG are the connection's.
+ */
+#ifndef TRANSPORT_HANDSHAKE_H
+#define TRANSPORT_HANDSHAKE_H
+
+#include "proto/message.h"
+#include "transport/auth.h"
+#include "transport/connection.h"
+
+/* All zero is the strictest. Copied. */
+struct handshake_options {
+	/*
+	 * The key for TCP, or NULL. A client without one looks for the key that an agent of the
+	 * same user made, where the peer is on this machine's loopback.
+	 */
+	const struct auth_key *key;
+	/*
+	 * Agent: lets in whoever comes, where there is no key. Client: sends to an agent that asks
+	 * for none, and to a unix socket of another user.
+	 */
+	bool insecure_no_auth;
+	uint64_t features;   /* to offer; 0: FEATURES_KNOWN */
+	uint64_t timeout_ns; /* for all of it; 0: CONNECTION_TIMEOUT_NS */
+};
+
+struct handshake_result {
+	struct hello peer; /* what it said of itself */
+	struct agreement agreement;
+};
+
+/*
+ * `err` is NULL on success: the limits are agreed, reading is paused, the connection's handler is
+ * to be set now or later, and connection_resume() goes on. On failure the peer has been told (where
+ * it is one of ours), the connection has ended or is shutting down, and is to be closed. `c` stays
+ * its owner's in either case.
+ */
+typedef void (*handshake_fn)(void *arg, struct connection *c, const struct handshake_result *result,
+	const struct tide_error *err);
+
+/*
+ * Takes the connection's handler, gives it up before `done`. The connection may be closed in
+ * between (`done` does not come then). 0 or -ENOMEM, or what keeps it from beginning.
+ */
+int handshake_client_start(struct connection *c, const struct handshake_options *options,
+	handshake_fn done, void *arg, struct tide_error *err);
+int handshake_agent_start(struct connection *c, const struct handshake_options *options,
+	handshake_fn done, void *arg, struct tide_error *err);
+
+/* Sends an ERROR with these words and shuts the connection down: the peer reads them, then the end.
+ * Any thread. */
+void handshake_refuse(struct connection *c, const struct tide_error *why);
+
+/* Makes an error of a peer's ERROR frame: "the agent at tcp://...: no space left". Returns
+ * -ECANCELED, or -EBADMSG where the frame itself is wrong. `who`: "agent" or "client". */
+int handshake_peer_error(const struct connection *c, const char *who, const struct frame *frame,
+	struct tide_error *err);
+
+#endif

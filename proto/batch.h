@@ -1,8 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A batch: up to BATCH_PAGES_MAX pages of one space that travel in one PAGES frame. Its head lists the runs of pages (in the
- * space, in order) and the blocks that hold them (codec, pages, bytes); the payload is the blocks, back to back. The k-th page of
- * the runs is the k-th page of the blocks; a block may span runs.
+ * A batch: up to BATCH_PAGES_MAX pages of one space that travel in one PAGES frame. Its head
+ * (proto/pages.proto) lists the runs of pages (in the space, in order) and the blocks that hold
+ * them (codec, pages, bytes); the payload is the blocks, back to back. The k-th page of the runs is
+ * the k-th page of the blocks; a block may span runs.
+ *
+ * What a reader refuses: a head above BATCH_HEAD_MAX, or that is no such message; lists of unequal
+ * or no length; no or more than BATCH_PAGES_MAX pages; runs that touch, or that reach beyond
+ * 2^64 - 1; an unknown codec; a block of no pages, or, zero pages apart, of more than
+ * BLOCK_PAGES_MAX; a length that is not of the codec (raw: that of its pages, zero: 0, others: more
+ * than 0 and less than raw); blocks that have other pages than the runs or other bytes than the
+ * payload. Unknown fields are passed over, up to some thousand bytes of them.
  */
 #ifndef PROTO_BATCH_H
 #define PROTO_BATCH_H
@@ -12,7 +20,12 @@
 #include "proto/mapping.h"
 
 #define BATCH_PAGES_MAX 256
-#define BLOCK_PAGES_MAX 16 /* pages compressed together: to read one page, its block is decompressed */
+#define BATCH_HEAD_MAX (16u << 10)
+#define BLOCK_PAGES_MAX 16 /* pages held together: to read one page, its block is decompressed */
+
+/* Page sizes that there are; powers of two. */
+#define BATCH_PAGE_BYTES_MIN 4096u
+#define BATCH_PAGE_BYTES_MAX 65536u
 
 struct batch_block {
 	enum codec_id codec;
@@ -21,7 +34,8 @@ struct batch_block {
 	uint32_t offset; /* in the payload: sum of the bytes before */
 };
 
-/* A PAGES head, decoded and checked: pages of runs and of blocks agree, bytes add up to the payload. */
+/* A PAGES head, decoded and checked: pages of runs and of blocks agree, bytes add up to the
+ * payload. Decoded runs never touch. */
 struct batch {
 	uint64_t round;
 	space_id space;
@@ -36,22 +50,34 @@ struct batch {
 /* How many pages went in which form, for the summary. */
 struct batch_stats {
 	uint64_t pages_raw, pages_zero, pages_compressed;
-	uint64_t bytes_in, bytes_out;
+	uint64_t bytes_in;  /* of the pages */
+	uint64_t bytes_out; /* of the frames, headers and heads included */
 };
 
+/* How many pages of this size always fit into one frame within `limits`: at most BATCH_PAGES_MAX, 0
+ * where not even one does. */
+uint32_t batch_pages_fit(uint32_t page_bytes, const struct frame_limits *limits);
+
 /*
- * Encodes the pages at `pages` (npages * page_bytes of them, in the order of the runs) into one frame in `ret`. Blocks of zero
- * pages, compressible ones and the rest are told apart; what does not shrink goes raw. `codec` NULL: no compression (zero
- * pages are still found). Only process, round, space, page_bytes, runs and nruns of `b` are read. `stats` is added to. Thread-safe.
- * 0, -ENOMEM, -EINVAL.
+ * Encodes the pages at `pages` (page_bytes each, in the order of the runs) into one frame in `ret`,
+ * keeping its storage where that is large enough. Blocks of zero pages, compressible ones and the
+ * rest are told apart; what does not shrink by a sixteenth goes raw. `codec` NULL: no compression
+ * (zero pages are still found). Only round, space, page_bytes, runs and nruns of `b` are read; runs
+ * may touch. `stats` is added to. Thread-safe. 0; -ENOMEM; -EINVAL for runs that are empty,
+ * unaligned, out of order or more than BATCH_PAGES_MAX, of pages or of runs; -EMSGSIZE for more
+ * pages than batch_pages_fit() says for frame_limits_max. On failure `ret` is empty and keeps its
+ * storage.
  */
-int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages, const struct codec *codec,
-	struct frame_buffer *ret, struct batch_stats *stats);
+int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
+	const struct codec *codec, struct frame_buffer *ret, struct batch_stats *stats);
 
-/* Decodes and checks the head of a PAGES frame against its payload. */
-int batch_decode(const struct frame *f, uint32_t page_bytes, struct batch *ret, struct tide_error *err);
+/* Decodes and checks the head of a PAGES frame against its payload. -EBADMSG; `ret` is undefined
+ * then. `page_bytes` is what the stream was said to have, checked before. */
+int batch_decode(
+	const struct frame *f, uint32_t page_bytes, struct batch *ret, struct tide_error *err);
 
-/* Decompresses block `index` of the frame's payload into `dst` (pages * page_bytes). -EBADMSG names the codec and the first page. */
+/* Decompresses block `index` of the frame's payload into `dst` (pages * page_bytes). -EBADMSG names
+ * the codec and the first page; `dst` is undefined then. */
 int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload, uint8_t *dst,
 	struct tide_error *err);
 

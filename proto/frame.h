@@ -1,12 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Frames: how messages and payloads lie in a stream, byte by byte. docs/stream-format.md is the specification; this is it in C.
+ * Frames: how messages and payloads lie in a stream, byte by byte. docs/stream-format.md is the
+ * specification; this is it in C.
  *
  *   stream   := preamble frame*
  *   preamble := magic[8] u16 major u16 minor u32 reserved(0)
+ *   magic    := 89 'T' 'I' 'D' 'E' 0d 0a 1a
  *   frame    := header[24] head[head_bytes] payload[payload_bytes]
+ *   header   := u32 head_bytes u32 payload_bytes u16 type u16 flags u32 process u64 checksum
  *
  * All integers are little-endian.
+ *
+ * What a reader refuses: another magic or major version (a higher minor is fine), reserved bytes
+ * that are not zero, a length above the limits, an unknown type with FRAME_CRITICAL, an unknown
+ * flag among the lower eight, a checksum that does not match, an end within a frame.
+ * What it passes over: frames of unknown types without FRAME_CRITICAL, unknown flags among the
+ * upper eight. Type 0 is never given out.
  */
 #ifndef PROTO_FRAME_H
 #define PROTO_FRAME_H
@@ -56,19 +65,25 @@ enum frame_type {
 	FRAME_TRAILER = 35, /* files only: the last frame, of a fixed size; finds the index */
 };
 
+/* The lower eight change what a frame means: a reader refuses one that it does not know. The upper
+ * eight are hints: an unknown one is ignored. */
 enum frame_flag {
-	/* A reader that does not know the type must refuse the stream; without it, it skips the frame. */
+	/* A reader that does not know the type must refuse the stream; without it, it skips the
+	 * frame. */
 	FRAME_CRITICAL = 1 << 0,
 };
+#define FRAME_FLAGS_KNOWN ((uint16_t)FRAME_CRITICAL)
+#define FRAME_FLAGS_STRICT 0x00ff
 
 struct frame_header {
 	uint32_t head_bytes;
 	uint32_t payload_bytes;
 	uint16_t type;
 	uint16_t flags;
-	uint32_t process; /* which process of the session it speaks of, from 1; 0: the session itself */
-	uint64_t checksum; /* XXH3-64 of the header's first 16 bytes, the head and the payload;
-			    * of FRAME_HOLLOW: of the header's first 16 bytes alone */
+	uint32_t process;  /* which process of the session it speaks of, from 1; 0: the session
+			      itself */
+	uint64_t checksum; /* XXH3-64 (seed 0) of the header's first 16 bytes, the head and the
+			    * payload; of FRAME_HOLLOW: of the header's first 16 bytes alone */
 };
 
 /* A whole frame in memory. Borrows head and payload. */
@@ -88,32 +103,49 @@ struct frame_limits {
 extern const struct frame_limits frame_limits_max;
 
 void preamble_encode(uint8_t buf[PREAMBLE_BYTES]);
-/* -EBADMSG with words that tell another protocol, a damaged magic and another major version apart. */
+/* -EBADMSG with words that tell another protocol, a damaged magic and another major version
+ * apart. */
 int preamble_decode(const uint8_t buf[PREAMBLE_BYTES], uint16_t *ret_minor, struct tide_error *err);
 
-/* Computes the checksum and writes the header. */
+/* Computes the checksum and writes the header. The lengths must be within frame_limits_max. */
 void frame_header_encode(const struct frame *frame, uint8_t buf[FRAME_HEADER_BYTES]);
-/* Checks what can be checked without the body: lengths within `limits`, type known or not critical. */
+/* Checks what can be checked without the body: lengths within `limits`, type and flags by the rules
+ * above. -EBADMSG. */
 int frame_header_decode(const uint8_t buf[FRAME_HEADER_BYTES], const struct frame_limits *limits,
 	struct frame_header *ret, struct tide_error *err);
-/* Checks the body (head, then payload, back to back) against the header. -EBADMSG. `ret` borrows the body. */
+/* Checks the header, and the body (head, then payload, back to back) against it. -EBADMSG. `ret`
+ * borrows the body. The body of FRAME_HOLLOW is not looked at and may hold anything. */
 int frame_decode(const uint8_t header[FRAME_HEADER_BYTES], const uint8_t *body, struct frame *ret,
 	struct tide_error *err);
 
 /* "PAGES", "type 99"; a static string or `buf`. */
 const char *frame_type_name(uint16_t type, char buf[16]);
 
-/* A frame that owns its bytes: what the encoders make and queues carry. One allocation. */
+/*
+ * A frame that owns its bytes: what the encoders make and queues carry. One allocation. All zero is
+ * an empty one. The frame need not begin where the storage does: a head whose length is known only
+ * after the payload has been made is put right before it.
+ */
 struct frame_buffer {
-	uint8_t *data; /* header, head, payload */
-	size_t bytes, cap;
+	uint8_t *data; /* header, head, payload, within `storage` */
+	size_t bytes;
+	uint8_t *storage;
+	size_t cap; /* of storage: what it costs, however short the frame */
 };
 void frame_buffer_release(struct frame_buffer *b);
-/* Header + head + payload into one buffer (the payload is copied: for small frames). 0, -ENOMEM, -EMSGSIZE. */
+/* Makes it empty, with storage of at least `cap` bytes and `data` at its start; what it had is kept
+ * if that is enough. 0 or -ENOMEM (then it is empty, storage kept). */
+int frame_buffer_reserve(struct frame_buffer *b, size_t cap);
+/* Header + head + payload into one buffer (the payload is copied: for small frames). Neither may
+ * lie in the buffer itself. 0, -ENOMEM, -EMSGSIZE above frame_limits_max; on failure it is empty.
+ */
 int frame_buffer_encode(struct frame_buffer *b, const struct frame *frame);
 
 /*
- * Takes a stream in pieces of any size and gives whole, checked frames. Holds at most one frame.
+ * Takes a stream in pieces of any size and gives whole, checked frames. Holds at most one frame,
+ * and memory for it only once its header is checked. Frames of unknown types that are not critical
+ * are given too: the caller skips them, or keeps them where it keeps all. After an error only
+ * frame_reader_free() makes sense; all else fails the same way.
  */
 struct frame_reader;
 
@@ -121,22 +153,31 @@ struct frame_reader;
 int frame_reader_new(bool with_preamble, struct frame_reader **ret, struct tide_error *err);
 void frame_reader_free(struct frame_reader *r);
 DEFINE_GUARD(struct frame_reader, frame_reader_free)
-/* Lower limits, once the hello has agreed on them. */
+/* Lower limits, once the hello has agreed on them; for the frames whose header is still to come.
+ * What is above frame_limits_max counts as that. */
 void frame_reader_limit(struct frame_reader *r, struct frame_limits limits);
 
-/* Where the next bytes of the stream should be put: at most *ret_bytes at *ret. 0 or -ENOMEM. Never 0 bytes. */
-int frame_reader_space(struct frame_reader *r, uint8_t **ret, size_t *ret_bytes, struct tide_error *err);
+/* Where the next bytes of the stream should be put: at most *ret_bytes at *ret, never 0. The space
+ * stays until bytes were put there. */
+int frame_reader_space(
+	struct frame_reader *r, uint8_t **ret, size_t *ret_bytes, struct tide_error *err);
 /*
- * `bytes` were put there. *ret is true when a frame is complete: then `frame` borrows it until it is taken (or until the next
- * frame_reader_space). -EBADMSG names the byte of the stream where the offending frame begins.
+ * `bytes` were put there. *ret is true when a frame is complete: then `frame` borrows it until the
+ * next frame_reader_space(). -EBADMSG names the byte of the stream where the offending frame
+ * begins; -ENOMEM.
  */
-int frame_reader_fed(struct frame_reader *r, size_t bytes, bool *ret, struct frame *frame, struct tide_error *err);
-/* Takes over the complete frame's bytes (header, head, payload), e.g. to queue or to store them verbatim. */
+int frame_reader_fed(struct frame_reader *r, size_t bytes, bool *ret, struct frame *frame,
+	struct tide_error *err);
+/* Takes over the complete frame's bytes (header, head, payload), e.g. to queue or to store them
+ * verbatim. They stay where they are: `frame` is valid as long as `ret`. Its storage is at most
+ * about twice the frame. Only while a frame is complete, once. */
 void frame_reader_take(struct frame_reader *r, struct frame_buffer *ret);
-/* The stream ended here: 0 between frames, else -EBADMSG "ends in the middle of a PAGES frame that begins at byte N". */
+/* The stream ended here: 0 between frames, else -EBADMSG "ends in the middle of a PAGES frame that
+ * begins at byte N". */
 int frame_reader_end(const struct frame_reader *r, struct tide_error *err);
-/* Bytes of the stream seen so far / where the complete frame begins. */
+/* Bytes of the stream seen so far, preamble included. */
 uint64_t frame_reader_offset(const struct frame_reader *r);
+/* Where the complete frame, or the one that is coming, begins. */
 uint64_t frame_reader_frame_offset(const struct frame_reader *r);
 
 #endif

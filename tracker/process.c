@@ -64,18 +64,26 @@ static bool state_is_dead(char state)
 	return state == 0 || state == 'Z' || state == 'X' || state == 'x';
 }
 
-static pid_t process_leader_of(const struct process *p)
+int process_read_status(
+	const struct process *p, pid_t tid, const char *field, char *ret, size_t cap)
 {
-	auto_close int fd = openat(p->proc_fd, "status", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -1;
-	char text[512]; /* Tgid is the fourth line */
-	ssize_t len = read(fd, text, sizeof(text) - 1);
+	char path[32], text[8192];
+	snprintf(path, sizeof(path), "task/%d/status", tid);
+	auto_close int fd = openat(p->proc_fd, path, O_RDONLY | O_CLOEXEC);
+	ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	if (len < 0)
-		return -1;
+		return errno == ENOENT ? -ESRCH : -errno;
 	text[len] = '\0';
-	const char *line = strstr(text, "\nTgid:");
-	return line ? (pid_t)strtol(line + strlen("\nTgid:"), NULL, 10) : -1;
+
+	char key[32];
+	snprintf(key, sizeof(key), "\n%s:", field);
+	const char *line = strstr(text, key);
+	if (!line)
+		return -ENOENT;
+	line += strlen(key);
+	line += strspn(line, " \t");
+	snprintf(ret, cap, "%.*s", (int)strcspn(line, "\n"), line);
+	return 0;
 }
 
 char process_thread_state(const struct process *p, pid_t tid)
@@ -86,9 +94,14 @@ char process_thread_state(const struct process *p, pid_t tid)
 	return stat_read(p->proc_fd, path, &s) ? 0 : s.state;
 }
 
+bool process_thread_lives(const struct process *p, pid_t tid)
+{
+	return !state_is_dead(process_thread_state(p, tid));
+}
+
 pid_t process_find_thread(const struct process *p)
 {
-	if (!state_is_dead(process_thread_state(p, p->pid)))
+	if (process_thread_lives(p, p->pid))
 		return p->pid;
 
 	int fd = openat(p->proc_fd, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -101,7 +114,7 @@ pid_t process_find_thread(const struct process *p)
 	}
 	for (struct dirent *e; (e = readdir(dir));) {
 		pid_t tid = (pid_t)strtol(e->d_name, NULL, 10);
-		if (tid > 0 && !state_is_dead(process_thread_state(p, tid)))
+		if (tid > 0 && process_thread_lives(p, tid))
 			return tid;
 	}
 	return 0;
@@ -164,8 +177,7 @@ int process_read_file(const struct process *p, const char *name, char **ret, siz
 	char *text = NULL;
 	size_t len = 0;
 	int r = process_read_thread_file(p, p->pid, name, &text, &len);
-	if (r == -ENOENT && state_is_dead(process_thread_state(p, p->pid)) &&
-		process_find_thread(p) == 0)
+	if (r == -ENOENT && !process_thread_lives(p, p->pid) && process_find_thread(p) == 0)
 		r = -ESRCH;
 	if (r < 0)
 		return tide_fail(err, r, "read %s of process %d", name, p->pid);
@@ -241,10 +253,11 @@ static int process_identify(struct process *p, struct tide_error *err)
 			err, errno == ENOENT ? -ESRCH : -errno, "follow process %d", p->pid);
 
 	/* /proc/TID of a thread can be opened too, though no listing shows it. */
-	pid_t leader = process_leader_of(p);
-	if (leader > 0 && leader != p->pid)
+	char leader[16] = "";
+	process_read_status(p, p->pid, "Tgid", leader, sizeof(leader));
+	if (leader[0] && strtol(leader, NULL, 10) != p->pid)
 		return tide_fail(
-			err, -EINVAL, "follow %d, which is a thread of process %d", p->pid, leader);
+			err, -EINVAL, "follow %d, which is a thread of process %s", p->pid, leader);
 
 	struct stat_line s;
 	int r = stat_read(p->proc_fd, "stat", &s);

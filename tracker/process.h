@@ -3,6 +3,7 @@
 #ifndef TRACKER_PROCESS_H
 #define TRACKER_PROCESS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -36,9 +37,15 @@ int process_check(const struct process *p, struct tide_error *err);
 /* The state letter of /proc/PID/task/TID/stat ('R', 'S', 'D', 'T', 't', 'Z', 'X'), or 0 where there is no such thread. */
 char process_thread_state(const struct process *p, pid_t tid);
 
+/* Has it a state at all, and not that of a thread that has ended? */
+bool process_thread_lives(const struct process *p, pid_t tid);
+
 /* A thread that still lives: the leader, or, where that has exited before its threads, one of them. 0 where
  * there is none. Its files are at task/TID under proc_fd; those of a dead leader show no memory. */
 pid_t process_find_thread(const struct process *p);
+
+/* One field of /proc/PID/task/TID/status ("Seccomp") as text. -ENOENT where it has none, -ESRCH no such thread. */
+int process_read_status(const struct process *p, pid_t tid, const char *field, char *ret, size_t cap);
 
 /* Reads a whole file under /proc/PID ("maps", "auxv") into memory, NUL-terminated behind its length. Where the
  * leader is dead it is that of a living thread. The caller frees *ret. */

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <linux/aio_abi.h>
+#include <linux/futex.h>
+#include <linux/io_uring.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/msg.h>
+#include <sys/select.h>
+#include <sys/sem.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#include "tests/system/calls.h"
+
+#define ONE_MS_NS 1000000
+
+static int epoll_fd, ring_fd, semaphores, listener, idle_socket, full_socket, pipe_read;
+static aio_context_t aio;
+static sigset_t signals;
+static char byte, bulk[65536];
+static struct sockaddr_un full_address;
+static socklen_t full_address_len;
+
+/* In memory that the kernel cannot write, so that it cannot note what is left of them. */
+static struct {
+	struct timeval tv;
+	struct timespec ts;
+} *const_time;
+
+static const struct timespec five_ms = {.tv_nsec = CALL_TIMEOUT_MS * ONE_MS_NS};
+
+static void must(bool ok)
+{
+	if (!ok)
+		_exit(77);
+}
+
+/* The answer of a call that should time out: returned 0 or failed with `code`. */
+static int timed_out(long r, int code)
+{
+	if (r == 0 && code == 0)
+		return 0;
+	if (r < 0 && errno == code)
+		return 0;
+	return r < 0 ? errno : EPROTO;
+}
+
+static void prepare_epoll(void)
+{
+	int fds[2];
+	epoll_fd = epoll_create1(0);
+	must(epoll_fd >= 0 && pipe(fds) == 0);
+	struct epoll_event event = {.events = EPOLLIN};
+	must(epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fds[0], &event) == 0);
+}
+
+static int run_epoll_wait(void)
+{
+	struct epoll_event event;
+	return timed_out(epoll_wait(epoll_fd, &event, 1, CALL_TIMEOUT_MS), 0);
+}
+
+static int run_epoll_pwait(void)
+{
+	struct epoll_event event;
+	return timed_out(epoll_pwait(epoll_fd, &event, 1, CALL_TIMEOUT_MS, &signals), 0);
+}
+
+static int run_epoll_pwait2(void)
+{
+	struct epoll_event event;
+	return timed_out(syscall(441, epoll_fd, &event, 1, &five_ms, NULL, 8), 0);
+}
+
+static void prepare_signals(void)
+{
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+}
+
+static int run_sigtimedwait(void)
+{
+	return timed_out(sigtimedwait(&signals, NULL, &five_ms), EAGAIN);
+}
+
+static void *post_semaphore(void *arg)
+{
+	/* A semop() has no timeout of its own; a thread that is frozen with it ends each. */
+	for (;;) {
+		nanosleep(&five_ms, NULL);
+		struct sembuf op = {.sem_num = 1, .sem_op = 1};
+		semop(semaphores, &op, 1);
+	}
+	return arg;
+}
+
+static void prepare_semaphores(void)
+{
+	semaphores = semget(IPC_PRIVATE, 2, 0600);
+	must(semaphores >= 0);
+	/*
+	 * Removed with the process's last use of it is what semaphores cannot do: a child of ours waits for our end.
+	 */
+	int fds[2];
+	must(pipe(fds) == 0);
+	pid_t child = fork();
+	must(child >= 0);
+	if (child == 0) {
+		close(fds[1]);
+		char end;
+		while (read(fds[0], &end, 1) > 0)
+			;
+		semctl(semaphores, 0, IPC_RMID);
+		_exit(0);
+	}
+	close(fds[0]);
+}
+
+static void prepare_semop(void)
+{
+	prepare_semaphores();
+	pthread_t thread;
+	must(pthread_create(&thread, NULL, post_semaphore, NULL) == 0);
+}
+
+static int run_semop(void)
+{
+	struct sembuf op = {.sem_num = 1, .sem_op = -1};
+	return semop(semaphores, &op, 1) == 0 ? 0 : errno;
+}
+
+static int run_semtimedop(void)
+{
+	struct sembuf op = {.sem_num = 0, .sem_op = -1};
+	return timed_out(semtimedop(semaphores, &op, 1, &five_ms), EAGAIN);
+}
+
+static void prepare_aio(void)
+{
+	must(syscall(SYS_io_setup, 4, &aio) == 0);
+	sigemptyset(&signals);
+}
+
+static int run_io_getevents(void)
+{
+	struct io_event event;
+	struct timespec t = five_ms;
+	return timed_out(syscall(SYS_io_getevents, aio, 1, 1, &event, &t), 0);
+}
+
+static int run_io_pgetevents(void)
+{
+	struct io_event event;
+	struct timespec t = five_ms;
+	struct {
+		const sigset_t *set;
+		size_t size;
+	} set = {&signals, 8};
+	return timed_out(syscall(SYS_io_pgetevents, aio, 1, 1, &event, &t, &set), 0);
+}
+
+static void prepare_ring(void)
+{
+	struct io_uring_params params = {0};
+	ring_fd = (int)syscall(SYS_io_uring_setup, 4, &params);
+	must(ring_fd >= 0 && (params.features & IORING_FEAT_EXT_ARG));
+}
+
+static int run_io_uring_enter(void)
+{
+	struct io_uring_getevents_arg arg = {.ts = (uintptr_t)&five_ms};
+	return timed_out(syscall(SYS_io_uring_enter, ring_fd, 0, 1,
+				 IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof(arg)),
+		ETIME);
+}
+
+static void prepare_const_time(void)
+{
+	prepare_signals();
+	const_time = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	must(const_time != MAP_FAILED);
+	const_time->tv = (struct timeval){.tv_usec = CALL_TIMEOUT_MS * 1000};
+	const_time->ts = five_ms;
+	must(mprotect(const_time, 4096, PROT_READ) == 0);
+}
+
+static int run_select_const(void)
+{
+	return timed_out(syscall(SYS_select, 0, NULL, NULL, NULL, &const_time->tv), 0);
+}
+
+static int run_pselect_const(void)
+{
+	return timed_out(syscall(SYS_pselect6, 0, NULL, NULL, NULL, &const_time->ts, NULL), 0);
+}
+
+static int run_ppoll_const(void)
+{
+	return timed_out(syscall(SYS_ppoll, NULL, 0, &const_time->ts, NULL, 8), 0);
+}
+
+static int run_select(void)
+{
+	struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
+	return timed_out(select(0, NULL, NULL, NULL, &tv), 0);
+}
+
+static int run_poll(void)
+{
+	return timed_out(poll(NULL, 0, CALL_TIMEOUT_MS), 0);
+}
+
+static int run_ppoll(void)
+{
+	return timed_out(ppoll(NULL, 0, &five_ms, &signals), 0);
+}
+
+static int run_nanosleep(void)
+{
+	return timed_out(nanosleep(&five_ms, NULL), 0);
+}
+
+static int run_clock_nanosleep(void)
+{
+	return clock_nanosleep(CLOCK_MONOTONIC, 0, &five_ms, NULL);
+}
+
+static int run_futex(void)
+{
+	int word = 0;
+	return timed_out(
+		syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &five_ms, NULL, 0), ETIMEDOUT);
+}
+
+static void prepare_sockets(void)
+{
+	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
+	int idle[2], full[2];
+	must(socketpair(AF_UNIX, SOCK_STREAM, 0, idle) == 0);
+	must(socketpair(AF_UNIX, SOCK_STREAM, 0, full) == 0);
+	idle_socket = idle[0];
+	full_socket = full[0];
+	must(setsockopt(idle_socket, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) == 0);
+	must(setsockopt(full_socket, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) == 0);
+	while (send(full_socket, bulk, sizeof(bulk), MSG_DONTWAIT) > 0)
+		;
+	while (send(full_socket, bulk, 1, MSG_DONTWAIT) > 0)
+		;
+}
+
+static int run_recv(void)
+{
+	return timed_out(recv(idle_socket, &byte, 1, 0), EAGAIN);
+}
+
+static struct iovec one_byte = {&byte, 1};
+
+static int run_recvmsg(void)
+{
+	struct msghdr m = {.msg_iov = &one_byte, .msg_iovlen = 1};
+	return timed_out(recvmsg(idle_socket, &m, 0), EAGAIN);
+}
+
+static int run_recvmmsg(void)
+{
+	struct mmsghdr m = {.msg_hdr = {.msg_iov = &one_byte, .msg_iovlen = 1}};
+	return timed_out(recvmmsg(idle_socket, &m, 1, 0, NULL), EAGAIN);
+}
+
+static int run_read(void)
+{
+	return timed_out(read(idle_socket, &byte, 1), EAGAIN);
+}
+
+static int run_readv(void)
+{
+	return timed_out(readv(idle_socket, &one_byte, 1), EAGAIN);
+}
+
+static int run_send(void)
+{
+	return timed_out(send(full_socket, &byte, 1, 0), EAGAIN);
+}
+
+static int run_sendmsg(void)
+{
+	struct msghdr m = {.msg_iov = &one_byte, .msg_iovlen = 1};
+	return timed_out(sendmsg(full_socket, &m, 0), EAGAIN);
+}
+
+static int run_sendmmsg(void)
+{
+	struct mmsghdr m = {.msg_hdr = {.msg_iov = &one_byte, .msg_iovlen = 1}};
+	return timed_out(sendmmsg(full_socket, &m, 1, 0), EAGAIN);
+}
+
+static int run_write(void)
+{
+	return timed_out(write(full_socket, &byte, 1), EAGAIN);
+}
+
+static int run_writev(void)
+{
+	return timed_out(writev(full_socket, &one_byte, 1), EAGAIN);
+}
+
+static void prepare_listener(void)
+{
+	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
+	listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	must(listener >= 0);
+	/* Without a name the kernel chooses one. */
+	full_address.sun_family = AF_UNIX;
+	must(bind(listener, (struct sockaddr *)&full_address, sizeof(sa_family_t)) == 0);
+	must(listen(listener, 0) == 0);
+	full_address_len = sizeof(full_address);
+	must(getsockname(listener, (struct sockaddr *)&full_address, &full_address_len) == 0);
+	must(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) == 0);
+}
+
+static int run_accept(void)
+{
+	return timed_out(accept(listener, NULL, NULL), EAGAIN);
+}
+
+static int run_accept4(void)
+{
+	return timed_out(accept4(listener, NULL, NULL, SOCK_CLOEXEC), EAGAIN);
+}
+
+static void prepare_connect(void)
+{
+	prepare_listener();
+	/* One waits in the queue, so the next must wait for a place in it. */
+	int first = socket(AF_UNIX, SOCK_STREAM, 0);
+	must(connect(first, (struct sockaddr *)&full_address, full_address_len) == 0);
+}
+
+static int run_connect(void)
+{
+	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+	int r = timed_out(
+		connect(fd, (struct sockaddr *)&full_address, full_address_len), EAGAIN);
+	close(fd);
+	return r;
+}
+
+static void *feed_pipe(void *arg)
+{
+	int fd = *(int *)arg;
+	for (;;) {
+		nanosleep(&five_ms, NULL);
+		if (write(fd, "x", 1) != 1)
+			return NULL;
+	}
+}
+
+static void prepare_pipe(void)
+{
+	static int fds[2];
+	pthread_t thread;
+	must(pipe(fds) == 0 && pthread_create(&thread, NULL, feed_pipe, &fds[1]) == 0);
+	pipe_read = fds[0];
+}
+
+static int run_pipe_read(void)
+{
+	return read(pipe_read, &byte, 1) == 1 ? 0 : errno;
+}
+
+/* clang-format off */
+const struct call calls[] = {
+	{"epoll_wait", CALL_MENDED, prepare_epoll, run_epoll_wait},
+	{"epoll_pwait", CALL_MENDED, prepare_epoll, run_epoll_pwait},
+	{"epoll_pwait2", CALL_MENDED, prepare_epoll, run_epoll_pwait2},
+	{"rt_sigtimedwait", CALL_MENDED, prepare_signals, run_sigtimedwait},
+	{"semop", CALL_MENDED, prepare_semop, run_semop},
+	{"semtimedop", CALL_MENDED, prepare_semaphores, run_semtimedop},
+	{"io_getevents", CALL_MENDED, prepare_aio, run_io_getevents},
+	{"io_uring_enter", CALL_MENDED, prepare_ring, run_io_uring_enter},
+	{"select, timeout read-only", CALL_MENDED, prepare_const_time, run_select_const},
+	{"pselect6, timeout read-only", CALL_MENDED, prepare_const_time, run_pselect_const},
+	{"ppoll, timeout read-only", CALL_MENDED, prepare_const_time, run_ppoll_const},
+	{"read, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_read},
+	{"readv, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_readv},
+	{"recvfrom, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recv},
+	{"recvmsg, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recvmsg},
+	{"recvmmsg, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recvmmsg},
+	{"write, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_write},
+	{"writev, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_writev},
+	{"sendto, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_send},
+	{"sendmsg, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_sendmsg},
+	{"sendmmsg, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_sendmmsg},
+	{"accept, SO_RCVTIMEO", CALL_MENDED, prepare_listener, run_accept},
+	{"accept4, SO_RCVTIMEO", CALL_MENDED, prepare_listener, run_accept4},
+	{"connect, SO_SNDTIMEO", CALL_MENDED, prepare_connect, run_connect},
+	{"nanosleep", CALL_RESTARTS, NULL, run_nanosleep},
+	{"clock_nanosleep", CALL_RESTARTS, NULL, run_clock_nanosleep},
+	{"futex", CALL_RESTARTS, NULL, run_futex},
+	{"poll", CALL_RESTARTS, NULL, run_poll},
+	{"ppoll", CALL_RESTARTS, prepare_signals, run_ppoll},
+	{"select", CALL_RESTARTS, NULL, run_select},
+	{"io_pgetevents", CALL_RESTARTS, prepare_aio, run_io_pgetevents},
+	{"read of a pipe", CALL_RESTARTS, prepare_pipe, run_pipe_read},
+};
+/* clang-format on */
+
+const unsigned ncalls = sizeof(calls) / sizeof(calls[0]);

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TRACKER_INJECT_H
+#define TRACKER_INJECT_H
+
+#include "tidemark/error.h"
+
+struct process;
+
+/*
+ * Has one thread of the process create a userfaultfd, and takes a duplicate of it; see
+ * tracer_inject_userfaultfd(), which runs this on a thread that ends afterwards. That end is part
+ * of it: a thread of the process that did not stop in time (-ETIMEDOUT) is let go by nothing else.
+ */
+int inject_userfaultfd(const struct process *p, int *ret_fd, struct tide_error *err);
+
+/* Refuses, in words, what ptrace could not do without harm, as far as that shows from outside:
+ * somebody else traces it, it runs 32-bit code. Also for a freeze. */
+int inject_check_process(const struct process *p, struct tide_error *err);
+
+#endif

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where the sender gets pages from. The tracker implements it for a live process; an embedder may implement it for something
- * else, and tests do for a piece of memory.
+ * Where the sender gets pages from. The tracker implements it for a live process; an embedder may
+ * implement it for something else, and tests do for a piece of memory.
  *
  * One thread, the driver, calls everything but read(), in this order:
- *     describe, { collect, read..., settle }..., freeze, { collect, read..., state, settle }, thaw, release
- * read() is called by several threads at once, only between a collect and its settle.
+ *     describe, { collect, read..., settle }..., freeze, { collect, read..., state, settle }, thaw,
+ * release read() is called by several threads at once, only between a collect and its settle.
  */
 #ifndef PROTO_PAGE_SOURCE_H
 #define PROTO_PAGE_SOURCE_H
@@ -22,7 +22,7 @@ struct page_span {
 	uint64_t at;      /* place in the space, bytes */
 	uint64_t address; /* where the process has it mapped, bytes; equals `at` in SPACE_PRIVATE */
 	uint64_t bytes;
-	bool zero;        /* known to be zero: need not be read */
+	bool zero; /* known to be zero: need not be read */
 };
 
 /* The numbers travel. */
@@ -37,7 +37,8 @@ struct page_drop {
 	enum drop_kind kind;
 };
 
-/* What changed since the last settled collect. Owned by the source, valid until the next call of collect or release. */
+/* What changed since the last settled collect. Owned by the source, valid until the next call of
+ * collect or release. */
 struct change_set {
 	struct mapping_diff mappings;
 	struct page_drop *drops;
@@ -45,8 +46,10 @@ struct change_set {
 	struct page_span *written; /* by space, then by place */
 	size_t nwritten;
 	uint64_t written_pages;
+	uint64_t held_pages; /* that a receiver of everything so far holds, over all spaces */
 	uint64_t dropped_pages;
-	uint64_t reread_pages; /* of the written ones: not seen to be written, but nothing shows that they were not */
+	uint64_t reread_pages; /* of the written ones: not seen to be written, but nothing shows
+				  that they were not */
 	uint64_t collect_ns;   /* how long finding all this took */
 	uint64_t interval_ns;  /* since the collect before; 0 for the first */
 	char note[160];        /* for the round's line, or "" ("1 registered buffer re-read") */
@@ -64,41 +67,55 @@ struct page_source_ops {
 	/* Fills in who is read. Strings are owned by the source. */
 	int (*describe)(struct page_source *s, struct process_info *ret, struct tide_error *err);
 
-	/* Finds what changed and, in the same step, starts to watch for what changes next. The first finds
-	 * everything. In the freeze nothing is armed again. */
-	int (*collect)(struct page_source *s, const struct change_set **ret, struct tide_error *err);
+	/* Finds what changed and, in the same step, starts to watch for what changes next. The
+	 * first finds everything. In the freeze nothing is armed again. */
+	int (*collect)(
+		struct page_source *s, const struct change_set **ret, struct tide_error *err);
 
 	/* About how many pages the next collect would find. Changes nothing. */
 	int (*pending)(struct page_source *s, uint64_t *ret_pages, struct tide_error *err);
 
 	/*
-	 * Reads a span's pages into `buf`. *ret_bytes is how many bytes from the start could be read; fewer than
-	 * asked for where the pages behind are gone by now (they are then found as dropped, or written anew, by the next collect).
-	 * Returns 0 also then. -ESRCH where the process is gone or is another program by now; in the freeze a page that cannot be
-	 * read is an error, named.
+	 * Reads the pages of `spans`, back to back, into `buf`. *ret_bytes is how many bytes from
+	 * the start could be read; fewer than asked for where the page behind them is gone by now
+	 * (it is then found as dropped, or written anew, by the next collect: the caller goes on
+	 * behind it). Returns 0 also then. -ESRCH where the process is gone or is another program
+	 * by now; in the freeze a page that cannot be read is an error, named.
 	 */
-	int (*read)(struct page_source *s, const struct page_span *span, void *buf, uint64_t *ret_bytes,
-		struct tide_error *err);
+	int (*read)(struct page_source *s, const struct page_span *spans, size_t nspans, void *buf,
+		uint64_t *ret_bytes, struct tide_error *err);
 
-	/* The receiver holds (or never will hold) what the last collect found. What was not acknowledged is found again
-	 * by the next collect. */
+	/* The receiver holds (or never will hold) what the last collect found. What was not
+	 * acknowledged is found again by the next collect. */
 	int (*settle)(struct page_source *s, bool acknowledged, struct tide_error *err);
 
 	/* Stops every thread for at most `timeout_ns`. */
 	int (*freeze)(struct page_source *s, uint64_t timeout_ns, struct tide_error *err);
-	/* From here on the timeout of freeze no longer applies. -ETIMEDOUT where it is already over. */
+	/* From here on the timeout of freeze no longer applies. -ETIMEDOUT where it is already
+	 * over. */
 	int (*freeze_keep)(struct page_source *s, struct tide_error *err);
 	/* How the process stands, in the freeze. Owned by the source, until release. */
-	int (*state)(struct page_source *s, const struct process_state **ret, struct tide_error *err);
-	/* -ETIMEDOUT where the timeout had ended the freeze: then what was read since is not of one instant. */
+	int (*state)(
+		struct page_source *s, const struct process_state **ret, struct tide_error *err);
+	/* -ETIMEDOUT where the timeout had ended the freeze: then what was read since is not of one
+	 * instant. */
 	int (*thaw)(struct page_source *s, enum thaw_mode mode, struct tide_error *err);
 
-	/* Lets go without a trace; also in the middle of anything, and thaws (THAW_RUN) what is frozen. */
+	/* Lets go without a trace; also in the middle of anything, and thaws (THAW_RUN) what is
+	 * frozen. */
 	void (*release)(struct page_source *s);
 };
 
 struct page_source {
 	const struct page_source_ops *ops;
 };
+
+/* The public name of a page source, whose inside embedders need not know. */
+struct tide_source;
+
+static inline struct page_source *page_source_of(struct tide_source *source)
+{
+	return (struct page_source *)(void *)source;
+}
 
 #endif

@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The userfaultfd is created inside the target (tracker/inject.c) and belongs to its memory; all
+ * else is done from outside. A page is armed by setting its write-protect bit; the kernel resolves
+ * the first write into it by itself, without anybody being asked, and clears the bit. So "written"
+ * is a bit in the page table that a scan reads and sets again in one atomic step.
+ *
+ * docs/kernel.md tells what each kind of memory answers, and why the scans below ask as they do.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include "base/clock.h"
+#include "base/error.h"
+#include "tracker/backend_uffd.h"
+#include "tracker/process.h"
+#include "tracker/scan.h"
+#include "tracker/tracer.h"
+
+#define FEATURES                                                         \
+	(UAPI_UFFD_FEATURE_WP_ASYNC | UAPI_UFFD_FEATURE_WP_UNPOPULATED | \
+		UAPI_UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
+#define POPULATED (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)
+
+struct uffd_backend {
+	struct backend base;
+	const struct process *process;
+	int uffd;
+	uint64_t guard; /* UAPI_PAGE_IS_GUARD where this kernel knows it, else 0 */
+	struct pageset registered;
+	struct pageset refused;      /* another userfaultfd's */
+	struct pageset shared_armed; /* stretches of shared objects that were armed in an earlier
+					collect */
+};
+
+/* One collect, while it runs. */
+struct collecting {
+	struct uffd_backend *b;
+	struct backend_found *found;
+	enum watch_kind kind;
+	bool tracked;     /* else every held page counts as written */
+	bool swap_in_use; /* the machine has swap: a swapped entry may be a swapped page */
+	struct pageset
+		lost; /* populated, but not in a registered mapping: new since it was registered */
+	uint64_t pages; /* counting only (found is NULL) */
+};
+
+static int api(int uffd)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = FEATURES};
+	return ioctl(uffd, UFFDIO_API, &api) < 0 ? -errno : 0;
+}
+
+static int protect_range(int uffd, uint64_t start, uint64_t end)
+{
+	struct uffdio_register reg = {
+		.range = {.start = start, .len = end - start},
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	return ioctl(uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+}
+
+static int no_region(void *arg, const struct uapi_page_region *region)
+{
+	(void)arg;
+	(void)region;
+	return 0;
+}
+
+/* An older kernel says EINVAL to a category that it does not know. */
+static uint64_t probe_guard(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	struct scan_query q = {.pagemap_fd = pagemap_fd,
+		.unpaused = true,
+		.anyof = POPULATED,
+		.returned = UAPI_PAGE_IS_GUARD};
+	return scan_range(&q, start, end, no_region, NULL) == 0 ? UAPI_PAGE_IS_GUARD : 0;
+}
+
+static int count_written(void *arg, const struct uapi_page_region *region)
+{
+	*(uint64_t *)arg += region->end - region->start;
+	return 0;
+}
+
+/*
+ * Arms two pages of our own, writes one and looks: nothing less tells that the kernel does it. A
+ * version or a return code does not (a kernel may know the ioctl and not the feature, or be
+ * forbidden to us).
+ */
+static int uffd_probe(struct tide_error *err)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	auto_close int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (pagemap < 0)
+		return tide_fail(err, -errno, "cannot open its own pagemap");
+	auto_close int uffd =
+		(int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UAPI_UFFD_USER_MODE_ONLY);
+	if (uffd < 0)
+		return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -errno,
+			"userfaultfd is not to be had (%s)", strerrordesc_np(errno));
+	if (api(uffd) < 0)
+		return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -EOPNOTSUPP,
+			"userfaultfd lacks asynchronous write-protect (Linux 6.7 has it)");
+
+	uint8_t *memory =
+		mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return tide_fail(err, -errno, "map two pages");
+	uint64_t start = (uintptr_t)memory, end = start + 2 * page, written = 0;
+	memset(memory, 1, 2 * page);
+
+	struct scan_query arm = {.pagemap_fd = pagemap,
+		.protect = true,
+		.unpaused = true,
+		.mask = UAPI_PAGE_IS_WRITTEN,
+		.anyof = POPULATED,
+		.returned = UAPI_PAGE_IS_WRITTEN};
+	struct scan_query look = arm;
+	look.protect = false;
+	int r = protect_range(uffd, start, end);
+	if (r == 0)
+		r = scan_range(&arm, start, end, no_region, NULL);
+	if (r == 0) {
+		*(volatile uint8_t *)memory = 2;
+		r = scan_range(&look, start, end, count_written, &written);
+	}
+	munmap(memory, 2 * page);
+	if (r == -ENOTTY)
+		return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -EOPNOTSUPP,
+			"no PAGEMAP_SCAN (Linux 6.7 has it)");
+	if (r < 0)
+		return tide_fail(err, r, "arming a page of its own fails");
+	if (written != page)
+		return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -EOPNOTSUPP,
+			"an armed page that was written does not show");
+	return 0;
+}
+
+static int uffd_attach(
+	const struct process *p, struct tracer *t, struct backend **ret, struct tide_error *err)
+{
+	struct uffd_backend *b = calloc(1, sizeof(*b));
+	if (!b)
+		return tide_fail(err, -ENOMEM, "follow process %d", p->pid);
+	b->base.ops = &backend_uffd_wp;
+	b->process = p;
+	b->uffd = -1;
+
+	int r = tracer_inject_userfaultfd(t, &b->uffd, err);
+	if (r == 0) {
+		r = api(b->uffd);
+		if (r < 0)
+			tide_fail(err, r, "set up write tracking of process %d", p->pid);
+	}
+	if (r < 0) {
+		backend_uffd_wp.release(&b->base);
+		return r;
+	}
+	/* Any address will do: the categories are checked before the walk. */
+	b->guard = probe_guard(p->pagemap_fd, 0, (uint64_t)sysconf(_SC_PAGESIZE));
+	*ret = &b->base;
+	return 0;
+}
+
+/*
+ * Is any swap in use on this machine? Without it, a swapped entry of a file mapping can only be a
+ * marker that the kernel leaves where an armed page was taken out of the page table.
+ */
+static bool machine_has_swap(void)
+{
+	auto_fclose FILE *f = fopen("/proc/swaps", "re");
+	if (!f)
+		return true;
+	int lines = 0;
+	for (int c; (c = getc(f)) != EOF;)
+		lines += c == '\n';
+	return lines > 1;
+}
+
+static int note_region(struct collecting *c, const struct uapi_page_region *region, bool written)
+{
+	struct page_run run = {region->start, region->end};
+	uint64_t is = region->categories;
+	if (!c->found) {
+		if (written)
+			c->pages += run.end - run.start;
+		return 0;
+	}
+	int r = pageset_add(&c->found->held, run);
+	if (r == 0 && written)
+		r = pageset_add(&c->found->written, run);
+	if (r == 0 && written && is & UAPI_PAGE_IS_PFNZERO)
+		r = pageset_add(&c->found->zero, run);
+	return r;
+}
+
+static int found_private(void *arg, const struct uapi_page_region *region)
+{
+	struct collecting *c = arg;
+	uint64_t is = region->categories;
+	struct page_run run = {region->start, region->end};
+
+	/* A guard page is an entry in the page table that nobody can read; without c->b->guard it
+	 * looks like a swapped page and is found out by the reader. */
+	if (is & UAPI_PAGE_IS_GUARD)
+		return c->found ? pageset_add(&c->found->unreadable, run) : 0;
+
+	/* A stretch that lost its registration, which only the freeze lets happen: see
+	 * recover_lost(). */
+	bool unregistered = !(is & UAPI_PAGE_IS_WPALLOWED);
+	bool written = !c->tracked || unregistered || is & UAPI_PAGE_IS_WRITTEN;
+
+	if (c->kind == WATCH_PRIVATE_FILE) {
+		bool present = is & UAPI_PAGE_IS_PRESENT;
+		/* The file's own page: clean page cache, merely read, also where it counts as
+		 * written. */
+		if (present && is & UAPI_PAGE_IS_FILE)
+			return 0;
+		/*
+		 * Not present, not written, and an entry all the same: a copied page that was
+		 * swapped out, or the marker of a page that is the file's again (MADV_DONTNEED of
+		 * an armed copy leaves one). They look the same. With swap about, reading tells: it
+		 * gives what the process would see.
+		 */
+		if (!present && !(is & UAPI_PAGE_IS_WRITTEN)) {
+			if (!c->swap_in_use)
+				return 0;
+			written = true;
+		}
+	}
+	return note_region(c, region, written);
+}
+
+static int found_shared(void *arg, const struct uapi_page_region *region)
+{
+	struct collecting *c = arg;
+	struct page_run run = {region->start, region->end};
+	if (!c->found) {
+		c->pages += run.end - run.start;
+		return 0;
+	}
+	return pageset_add(&c->found->written, run);
+}
+
+/* Private memory: one scan gives what is held and what was written, at the same instant, and arms.
+ */
+static int scan_private(
+	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
+{
+	struct scan_query q = {
+		.pagemap_fd = c->b->process->pagemap_fd,
+		.protect = protect && c->tracked,
+		.unpaused = unpaused,
+		.anyof = POPULATED,
+		.returned = POPULATED | UAPI_PAGE_IS_WRITTEN | UAPI_PAGE_IS_WPALLOWED |
+			    UAPI_PAGE_IS_PFNZERO | c->b->guard |
+			    /* Five times dearer, so only where it matters. */
+			    (c->kind == WATCH_PRIVATE_FILE ? UAPI_PAGE_IS_FILE : 0),
+	};
+	return scan_range(&q, start, end, found_private, c);
+}
+
+/*
+ * Shared memory: a page may be written and then leave the page table (reclaim) before we look, so
+ * that holes count: the scan asks for "written" alone (older kernels report holes only if exactly
+ * that is asked) and takes it that arming leaves markers in holes.
+ */
+static int scan_shared(
+	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
+{
+	struct page_run run = {start, end};
+	if (!c->tracked || !pageset_covers(&c->b->shared_armed, run)) {
+		struct uapi_page_region all = {.start = start, .end = end};
+		int r = found_shared(c, &all);
+		if (r < 0 || !c->tracked || !protect)
+			return r;
+	}
+	struct scan_query q = {
+		.pagemap_fd = c->b->process->pagemap_fd,
+		.protect = protect,
+		.unpaused = unpaused,
+		.mask = UAPI_PAGE_IS_WRITTEN,
+		.returned = UAPI_PAGE_IS_WRITTEN,
+	};
+	int r = scan_range(&q, start, end, found_shared, c);
+	return r == 0 && protect ? pageset_add(&c->b->shared_armed, run) : r;
+}
+
+static int scan_stretch(
+	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
+{
+	if (c->kind == WATCH_SHARED)
+		return scan_shared(c, start, end, protect, unpaused);
+	return scan_private(c, start, end, protect, unpaused);
+}
+
+static int scan_failed(
+	const struct uffd_backend *b, int r, uint64_t start, uint64_t end, struct tide_error *err)
+{
+	if (r == -ESRCH)
+		return tide_fail_kind(err, TIDE_ERROR_TARGET_GONE, -ECANCELED,
+			"process %d ended, or became another program", b->process->pid);
+	return tide_fail(err, r, "scan the pages of process %d from %#llx to %#llx",
+		b->process->pid, (unsigned long long)start, (unsigned long long)end);
+}
+
+static bool is_tracked(const struct uffd_backend *b, const struct watch *w)
+{
+	return pageset_covers(&b->registered, (struct page_run){w->start, w->end});
+}
+
+/* Watches that lie side by side and mean the same are scanned by one call. */
+static int scan_all(struct collecting *c, const struct watch_list *watches, bool protect,
+	bool unpaused, struct tide_error *err)
+{
+	for (size_t i = 0, next; i < watches->len; i = next) {
+		const struct watch *w = &watches->v[i];
+		c->kind = w->kind;
+		c->tracked = is_tracked(c->b, w);
+		uint64_t end = w->end;
+		for (next = i + 1; next < watches->len && w->kind != WATCH_SHARED; next++) {
+			const struct watch *n = &watches->v[next];
+			if (n->start != end || n->kind != w->kind ||
+				is_tracked(c->b, n) != c->tracked)
+				break;
+			end = n->end;
+		}
+		int r = scan_stretch(c, w->start, end, protect, unpaused);
+		if (r == 0 && !c->tracked && c->found)
+			r = pageset_add(&c->found->untracked, (struct page_run){w->start, end});
+		if (r < 0)
+			return scan_failed(c->b, r, w->start, end, err);
+	}
+	return 0;
+}
+
+/*
+ * Registers one mapping. Not being able to is no failure: the mapping is then read whole each time.
+ * -ESRCH where the memory is gone.
+ */
+static int register_mapping(struct uffd_backend *b, const struct mapping *m)
+{
+	struct page_run run = {m->start, m->end};
+	int r = protect_range(b->uffd, m->start, m->end);
+	if (r == 0)
+		return pageset_add(&b->registered, run);
+	if (r == -EBUSY)
+		return pageset_add(&b->refused, run);
+	/* ENOMEM is also what a userfaultfd says whose memory is gone; the scan that follows tells.
+	 * EINVAL: the mapping went meanwhile, or is of a kind that cannot be; EPERM: shared and
+	 * never writable. */
+	return 0;
+}
+
+/* Registers what is watched and not registered yet, and forgets what is not watched any more. */
+static int register_new(
+	struct uffd_backend *b, const struct mapping_table *maps, const struct watch_list *watches)
+{
+	struct pageset places = {0}, kept = {0};
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < watches->len; i++) {
+		const struct mapping *m = &maps->v[watches->v[i].mapping];
+		r = pageset_add(&places, (struct page_run){m->start, m->end});
+	}
+	if (r == 0)
+		r = pageset_intersect(&b->registered, &places, &kept);
+	if (r == 0)
+		pageset_swap(&b->registered, &kept);
+	if (r == 0)
+		r = pageset_intersect(&b->shared_armed, &places, &kept);
+	if (r == 0)
+		pageset_swap(&b->shared_armed, &kept);
+	pageset_release(&places);
+	pageset_release(&kept);
+
+	pageset_clear(&b->refused);
+	for (size_t i = 0; r == 0 && i < watches->len; i++) {
+		const struct watch *w = &watches->v[i];
+		const struct mapping *m = &maps->v[w->mapping];
+		if (i > 0 && watches->v[i - 1].mapping == w->mapping)
+			continue;
+		if (!pageset_covers(&b->registered, (struct page_run){m->start, m->end}))
+			r = register_mapping(b, m);
+	}
+	return r;
+}
+
+static int note_lost(void *arg, const struct uapi_page_region *region)
+{
+	return pageset_add(arg, (struct page_run){region->start, region->end});
+}
+
+/* Populated places of mappings that are not registered, though we registered what was there.
+ * Registered mappings are passed over as a whole: it costs by mappings, not by pages. */
+static int find_lost(struct uffd_backend *b, struct pageset *ret, struct tide_error *err)
+{
+	struct scan_query q = {
+		.pagemap_fd = b->process->pagemap_fd,
+		.inverted = UAPI_PAGE_IS_WPALLOWED,
+		.mask = UAPI_PAGE_IS_WPALLOWED,
+		.anyof = POPULATED,
+		.returned = UAPI_PAGE_IS_PRESENT,
+	};
+	for (size_t i = 0; i < b->registered.len; i++) {
+		struct page_run run = b->registered.runs[i];
+		int r = scan_range(&q, run.start, run.end, note_lost, ret);
+		if (r < 0)
+			return scan_failed(b, r, run.start, run.end, err);
+	}
+	return 0;
+}
+
+/*
+ * A mapping that took the place of a registered one (mmap over it, mremap's destination) may look
+ * the same in maps but is not registered, and a protecting scan silently passes it over. So such
+ * places are found first, registered again, and then found written whole by the scan. What comes up
+ * between the two is not seen by the scan at all: its pages count as dropped until the next collect
+ * finds it here.
+ */
+static int recover_lost(struct uffd_backend *b, const struct mapping_table *maps,
+	const struct watch_list *watches, struct tide_error *err)
+{
+	struct pageset lost = {0};
+	int r = find_lost(b, &lost, err);
+	for (size_t i = 0; r == 0 && lost.len && i < watches->len; i++) {
+		const struct watch *w = &watches->v[i];
+		size_t k = pageset_find(&lost, w->start);
+		if (k == lost.len || lost.runs[k].start >= w->end)
+			continue;
+		const struct mapping *m = &maps->v[w->mapping];
+		struct page_run run = {m->start, m->end};
+		r = pageset_remove(&b->registered, run);
+		if (r == 0)
+			r = pageset_remove(&b->shared_armed, run);
+		if (r == 0)
+			r = register_mapping(b, m);
+		if (r < 0)
+			tide_fail(err, r, "note the mappings of process %d", b->process->pid);
+	}
+	pageset_release(&lost);
+	return r;
+}
+
+static int uffd_collect(struct backend *base, const struct mapping_table *maps,
+	const struct watch_list *watches, bool frozen, struct backend_found *ret,
+	struct tide_error *err)
+{
+	struct uffd_backend *b = (struct uffd_backend *)base;
+	struct backend_found found = {0};
+	struct collecting c = {.b = b, .found = &found, .swap_in_use = machine_has_swap()};
+
+	/* In the freeze a mapping made since the last round is found by not being registered, and
+	 * is written whole. */
+	int r = frozen ? 0 : register_new(b, maps, watches);
+	if (r < 0)
+		tide_fail(err, r, "note the mappings of process %d", b->process->pid);
+	if (r == 0 && !frozen)
+		r = recover_lost(b, maps, watches, err);
+	if (r == 0)
+		r = scan_all(&c, watches, !frozen, frozen, err);
+	if (r == 0)
+		r = pageset_union(&b->refused, &(struct pageset){0}, &found.refused);
+	if (r < 0) {
+		backend_found_release(&found);
+		return r;
+	}
+	*ret = found;
+	return 0;
+}
+
+static int uffd_pending(struct backend *base, const struct watch_list *watches, uint64_t *ret_pages,
+	struct tide_error *err)
+{
+	struct uffd_backend *b = (struct uffd_backend *)base;
+	struct collecting c = {.b = b, .swap_in_use = machine_has_swap()};
+	int r = scan_all(&c, watches, false, false, err);
+	if (r == 0)
+		*ret_pages = c.pages / (uint64_t)sysconf(_SC_PAGESIZE);
+	return r;
+}
+
+/*
+ * Closing the descriptor would unregister everything at once, and the target's mmap calls would
+ * wait for all of it (39 ms for 4 GiB armed). So it goes piece by piece; the worst wait is then
+ * that of one piece. As in a scan, what counts is time.
+ */
+#define RELEASE_PIECE (16ull << 20)
+#define RELEASE_PIECE_MAX (16ull << 30)
+#define RELEASE_LONG_NS (150 * NS_PER_US)
+
+static void unregister_run(int uffd, struct page_run run)
+{
+	uint64_t piece = RELEASE_PIECE;
+	for (uint64_t at = run.start; at < run.end;) {
+		uint64_t end = run.end - at > piece ? at + piece : run.end;
+		struct uffdio_range range = {.start = at, .len = end - at};
+		uint64_t before = clock_now_ns();
+		/* Fails where the mapping is gone, which is as good. */
+		(void)ioctl(uffd, UFFDIO_UNREGISTER, &range);
+		uint64_t took = clock_now_ns() - before;
+		at = end;
+		if (took > RELEASE_LONG_NS) {
+			struct timespec pause = clock_timespec(50 * NS_PER_US);
+			nanosleep(&pause, NULL);
+			piece = RELEASE_PIECE;
+		} else if (piece < RELEASE_PIECE_MAX && took < 20 * NS_PER_US) {
+			piece *= 2;
+		}
+	}
+}
+
+static void uffd_release(struct backend *base)
+{
+	struct uffd_backend *b = (struct uffd_backend *)base;
+	for (size_t i = 0; i < b->registered.len; i++)
+		unregister_run(b->uffd, b->registered.runs[i]);
+	if (b->uffd >= 0)
+		close(b->uffd);
+	pageset_release(&b->registered);
+	pageset_release(&b->refused);
+	pageset_release(&b->shared_armed);
+	free(b);
+}
+
+const struct backend_ops backend_uffd_wp = {
+	.name = "uffd-wp",
+	.about = "userfaultfd asynchronous write-protect, PAGEMAP_SCAN",
+	.probe = uffd_probe,
+	.attach = uffd_attach,
+	.collect = uffd_collect,
+	.pending = uffd_pending,
+	.release = uffd_release,
+};

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include "base/error.h"
+#include "base/guard.h"
+#include "tracker/backend.h"
+#include "tracker/probe.h"
+#include "tracker/scan.h"
+
+static bool yes(char *detail, size_t size, const char *text)
+{
+	snprintf(detail, size, "%s", text);
+	return true;
+}
+
+static bool no(char *detail, size_t size, const char *text, int error)
+{
+	snprintf(detail, size, "%s%s%s", text, error ? ": " : "",
+		error ? strerrordesc_np(error) : "");
+	return false;
+}
+
+static bool ask_backend(const char *name, char *detail, size_t size)
+{
+	for (size_t i = 0; backends[i]; i++) {
+		struct tide_error why = {0};
+		if (strcmp(backends[i]->name, name) != 0)
+			continue;
+		if (backends[i]->probe(&why) == 0)
+			return yes(detail, size, backends[i]->about);
+		return no(detail, size, why.text, 0);
+	}
+	return no(detail, size, "not built in", 0);
+}
+
+static bool ask_uffd_wp(char *detail, size_t size)
+{
+	return ask_backend("uffd-wp", detail, size);
+}
+
+static int no_region(void *arg, const struct uapi_page_region *region)
+{
+	(void)arg;
+	(void)region;
+	return 0;
+}
+
+static bool ask_guard(char *detail, size_t size)
+{
+	auto_close int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct scan_query q = {.pagemap_fd = fd,
+		.unpaused = true,
+		.anyof = UAPI_PAGE_IS_PRESENT,
+		.returned = UAPI_PAGE_IS_GUARD};
+	int r = scan_range(&q, 0, (uint64_t)sysconf(_SC_PAGESIZE), no_region, NULL);
+	return r == 0 ? yes(detail, size, "guard pages are told from swapped ones")
+		      : no(detail, size, "guard pages look like swapped ones", 0);
+}
+
+/*
+ * Written 4, clear_refs says nothing even on a kernel that cannot track soft-dirty; it then never
+ * marks a page. So dirty a page and look.
+ */
+static bool ask_soft_dirty(char *detail, size_t size)
+{
+	enum { SOFT_DIRTY_BIT = 55 };
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	auto_close int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	auto_close int clear = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+	if (pagemap < 0 || clear < 0)
+		return no(detail, size, "no clear_refs", errno);
+	volatile uint8_t *memory =
+		mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return no(detail, size, "map a page", errno);
+	memory[0] = 1;
+	uint64_t cleared = UINT64_MAX, written = 0;
+	off_t at = (off_t)((uintptr_t)memory / page * sizeof(uint64_t));
+	bool ok = write(clear, "4", 1) == 1 && pread(pagemap, &cleared, 8, at) == 8;
+	memory[0] = 2;
+	ok = ok && pread(pagemap, &written, 8, at) == 8;
+	munmap((void *)(uintptr_t)memory, page);
+	if (ok && !(cleared >> SOFT_DIRTY_BIT & 1) && written >> SOFT_DIRTY_BIT & 1)
+		return yes(detail, size, "pages written since a clearing show");
+	return no(detail, size, "clearing is accepted and does nothing: not built into this kernel",
+		0);
+}
+
+static bool ask_vm_readv(char *detail, size_t size)
+{
+	int here = 42, there = 0;
+	struct iovec local = {&there, sizeof(there)}, remote = {&here, sizeof(here)};
+	if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == sizeof(there) && there == 42)
+		return yes(detail, size, "the fast road for readable pages");
+	return no(detail, size, "pages are read through /proc/PID/mem alone", errno);
+}
+
+/* A child of ours, stopped and let go: whether *other* processes may be is for `check PID` to say.
+ */
+static bool ask_ptrace(char *detail, size_t size)
+{
+	pid_t child = fork();
+	if (child == 0) {
+		for (;;)
+			pause();
+	}
+	if (child < 0)
+		return no(detail, size, "fork", errno);
+	int error = ptrace(PTRACE_SEIZE, child, 0, 0) < 0 ? errno : 0;
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	if (error)
+		return no(detail, size, "not even of its own children", error);
+	int scope = 0;
+	auto_fclose FILE *f = fopen("/proc/sys/kernel/yama/ptrace_scope", "re");
+	if (f && fscanf(f, "%d", &scope) == 1 && scope > 0 && geteuid() != 0)
+		return yes(detail, size, "of children only (kernel.yama.ptrace_scope)");
+	return yes(
+		detail, size, geteuid() == 0 ? "of any process" : "of processes of the same user");
+}
+
+static bool ask_map_files(char *detail, size_t size)
+{
+	char name[96];
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uint8_t *memory = mmap(NULL, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return no(detail, size, "map a page", errno);
+	snprintf(name, sizeof(name), "/proc/self/map_files/%" PRIxPTR "-%" PRIxPTR,
+		(uintptr_t)memory, (uintptr_t)memory + page);
+	auto_close int fd = open(name, O_RDONLY | O_CLOEXEC);
+	int error = errno;
+	munmap(memory, page);
+	if (fd >= 0)
+		return yes(detail, size, "shared memory that only others touched is seen");
+	return no(detail, size,
+		"of shared memory only what the process itself touched is seen "
+		"(CAP_CHECKPOINT_RESTORE)",
+		error);
+}
+
+static bool ask_suspend_seccomp(char *detail, size_t size)
+{
+	auto_fclose FILE *f = fopen("/proc/self/status", "re");
+	char line[128];
+	uint64_t caps = 0;
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "CapEff: %" SCNx64, &caps);
+	if (caps >> CAP_SYS_ADMIN & 1)
+		return yes(detail, size,
+			"a filter that forbids userfaultfd is suspended for the moment it takes");
+	return no(detail, size, "needs CAP_SYS_ADMIN", 0);
+}
+
+const struct probe probes[] = {
+	{"uffd-wp", "Can writes be tracked by userfaultfd?", true, ask_uffd_wp},
+	{"soft-dirty", "Can writes be tracked by soft-dirty bits?", false, ask_soft_dirty},
+	{"guard-pages", "Are guard pages reported?", false, ask_guard},
+	{"ptrace", "May processes be stopped?", true, ask_ptrace},
+	{"process_vm_readv", "May memory be read in bulk?", false, ask_vm_readv},
+	{"map_files", "May shared objects be asked for their data?", false, ask_map_files},
+	{"seccomp", "May processes under a seccomp filter be followed?", false,
+		ask_suspend_seccomp},
+	{NULL, NULL, false, NULL},
+};

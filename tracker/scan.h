@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* PAGEMAP_SCAN over long ranges: in pieces, so that the target's own mmap calls do not wait for us.
+ */
+#ifndef TRACKER_SCAN_H
+#define TRACKER_SCAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "tidemark/error.h"
+#include "tracker/uapi.h"
+
+struct scan_query {
+	int pagemap_fd;
+	bool protect;   /* write-protect what matches, in the same atomic step (PM_SCAN_WP_MATCHING)
+			 */
+	bool unpaused;  /* nobody waits for the address space's lock (the target is frozen): no
+			   pauses */
+	uint64_t inverted; /* categories whose absence is asked for in the masks below */
+	uint64_t mask;  /* categories that a page must have all of */
+	uint64_t anyof; /* ... and one of these */
+	uint64_t returned; /* categories to report */
+};
+
+/* One region of pages with the same categories (of those asked for). Non-zero ends the scan with
+ * that result. */
+typedef int (*scan_region_fn)(void *arg, const struct uapi_page_region *region);
+
+/*
+ * Scans [start, end) (bytes, page-aligned). Returns 0, what `fn` returned, or a negative errno:
+ * -ESRCH the memory is gone (exec, exit), -EINVAL a category that this kernel does not know,
+ * -ENOTTY no PAGEMAP_SCAN.
+ */
+int scan_range(
+	const struct scan_query *q, uint64_t start, uint64_t end, scan_region_fn fn, void *arg);
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * When to stop copying while the process runs, and freeze it. Pure: recorded rounds in, a decision
+ * and its reason out.
+ */
+#ifndef TRANSPORT_CONVERGENCE_H
+#define TRANSPORT_CONVERGENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CONVERGENCE_WHY 128
+
+/* A round that was acknowledged. */
+struct round_record {
+	uint64_t number;
+	uint64_t pages; /* sent */
+	uint64_t dropped_pages;
+	uint64_t reread_pages;
+	uint64_t wire_bytes;
+	uint64_t duration_ns; /* from the beginning of its collect to its acknowledgement */
+	uint64_t collect_ns;
+	uint64_t interval_ns; /* since the collect before; 0 for the first round */
+};
+
+struct convergence_limits {
+	uint64_t max_downtime_ns;
+	uint64_t max_rounds; /* while the process runs; at least 1 */
+	uint64_t page_bytes;
+};
+
+struct convergence {
+	struct convergence_limits limits;
+	struct round_record last;
+	uint64_t rounds;
+	uint64_t fewest_pending; /* the least that was ever left after a round */
+	unsigned stalled;        /* rounds in a row that left no less */
+	double pages_per_second; /* of the last round that was long enough to tell */
+};
+
+struct convergence_verdict {
+	bool freeze;
+	bool fits; /* within the downtime limit, as far as can be foreseen */
+	uint64_t expected_downtime_ns;
+	char why[CONVERGENCE_WHY]; /* for the round's line */
+};
+
+void convergence_init(struct convergence *c, struct convergence_limits limits);
+
+/* A round ended, and `pending_pages` are written already since its collect. */
+void convergence_round(struct convergence *c, const struct round_record *round,
+	uint64_t pending_pages, struct convergence_verdict *ret);
+
+/* Unique pages written a second, times their size, over the interval before the round's collect; 0
+ * for the first. */
+double round_dirty_bytes_per_second(const struct round_record *r, uint64_t page_bytes);
+
+#endif

@@ -19,6 +19,7 @@ static enum tide_error_kind kind_of(int code)
 	}
 }
 
+TIDE_PRINTF(4, 0)
 static int fill(
 	struct tide_error *err, enum tide_error_kind kind, int code, const char *fmt, va_list args)
 {

@@ -71,33 +71,38 @@ int preamble_decode(const uint8_t buf[PREAMBLE_BYTES], uint16_t *ret_minor, stru
 
 /* --- frames ------------------------------------------------------------------------------- */
 
-static const char *const type_names[] = {
-	[FRAME_HELLO] = "HELLO",
-	[FRAME_AUTH] = "AUTH",
-	[FRAME_OPEN] = "OPEN",
-	[FRAME_OPENED] = "OPENED",
-	[FRAME_PING] = "PING",
-	[FRAME_PONG] = "PONG",
-	[FRAME_ERROR] = "ERROR",
-	[FRAME_ACK] = "ACK",
-	[FRAME_COMMITTED] = "COMMITTED",
-	[FRAME_STREAM] = "STREAM",
-	[FRAME_PROCESS] = "PROCESS",
-	[FRAME_ROUND] = "ROUND",
-	[FRAME_MAPPINGS] = "MAPPINGS",
-	[FRAME_DROPS] = "DROPS",
-	[FRAME_PAGES] = "PAGES",
-	[FRAME_ROUND_END] = "ROUND_END",
-	[FRAME_STATE] = "STATE",
-	[FRAME_COMMIT] = "COMMIT",
-	[FRAME_HOLLOW] = "HOLLOW",
-	[FRAME_INDEX] = "INDEX",
-};
+#define TYPE_NAME(type)    \
+	case FRAME_##type: \
+		return #type
 
-/* NULL where the type is not known. */
+/* NULL where the type is not known. No default: the compiler names a type that is missing here. */
 static const char *type_name(uint16_t type)
 {
-	return type < sizeof(type_names) / sizeof(type_names[0]) ? type_names[type] : NULL;
+	switch ((enum frame_type)type) {
+		TYPE_NAME(HELLO);
+		TYPE_NAME(AUTH);
+		TYPE_NAME(OPEN);
+		TYPE_NAME(OPENED);
+		TYPE_NAME(PING);
+		TYPE_NAME(PONG);
+		TYPE_NAME(ERROR);
+		TYPE_NAME(ACK);
+		TYPE_NAME(COMMITTED);
+		TYPE_NAME(STREAM);
+		TYPE_NAME(PROCESS);
+		TYPE_NAME(ROUND);
+		TYPE_NAME(MAPPINGS);
+		TYPE_NAME(DROPS);
+		TYPE_NAME(PAGES);
+		TYPE_NAME(ROUND_END);
+		TYPE_NAME(STATE);
+		TYPE_NAME(COMMIT);
+		TYPE_NAME(HOLLOW);
+		TYPE_NAME(INDEX);
+		TYPE_NAME(HASHES);
+		TYPE_NAME(TRAILER);
+	}
+	return NULL;
 }
 
 const char *frame_type_name(uint16_t type, char buf[16])

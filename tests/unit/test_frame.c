@@ -306,7 +306,7 @@ static void test_types_have_names(void)
 {
 	char buf[16];
 	CU_ASSERT_STRING_EQUAL(frame_type_name(FRAME_ROUND_END, buf), "ROUND_END");
-	CU_ASSERT_STRING_EQUAL(frame_type_name(FRAME_INDEX, buf), "INDEX");
+	CU_ASSERT_STRING_EQUAL(frame_type_name(FRAME_TRAILER, buf), "TRAILER");
 	CU_ASSERT_STRING_EQUAL(frame_type_name(65535, buf), "type 65535");
 	CU_ASSERT_STRING_EQUAL(frame_type_name(0, buf), "type 0");
 }

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "tidemark/send.h"
 #include "tracker/backend.h"
+#include "tracker/inspect.h"
 #include "tracker/lock.h"
 #include "tracker/maps.h"
 #include "tracker/object_data.h"
@@ -768,6 +769,22 @@ static const struct page_source_ops process_source_ops = {
 	.release = source_release,
 };
 
+/* What `tidemark check` says cannot be followed is not. */
+static int refuse(pid_t pid, struct tide_error *err)
+{
+	struct inspection found;
+	int r = process_inspect(pid, &found, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r == 0 && i < found.nfindings; i++) {
+		if (found.findings[i].refused)
+			r = tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -ECANCELED,
+				"process %d cannot be followed: %s", pid, found.findings[i].text);
+	}
+	inspection_release(&found);
+	return r;
+}
+
 int process_source_open(pid_t pid, const struct process_source_options *options,
 	struct page_source **ret, struct tide_error *err)
 {
@@ -782,7 +799,9 @@ int process_source_open(pid_t pid, const struct process_source_options *options,
 	s->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
 	pthread_mutex_init(&s->skipped_lock, NULL);
 
-	r = process_open(pid, &s->process, err);
+	r = refuse(pid, err);
+	if (r == 0)
+		r = process_open(pid, &s->process, err);
 	if (r == 0)
 		r = track_lock_take(pid, s->process->start_time, options->purpose, &s->lock, err);
 	if (r == 0)

@@ -26,9 +26,10 @@
 
 #define ONE_MS_NS 1000000
 
-static int epoll_fd, ring_fd, semaphores, listener, idle_socket, full_socket, pipe_read;
+static int semaphores = -1;
+static int epoll_fd, ring_fd, listener, full_listener, idle_socket, full_socket, pipe_read;
 static aio_context_t aio;
-static sigset_t signals;
+static sigset_t signals, no_signals;
 static char byte, bulk[65536];
 static struct sockaddr_un full_address;
 static socklen_t full_address_len;
@@ -37,7 +38,7 @@ static socklen_t full_address_len;
 static struct {
 	struct timeval tv;
 	struct timespec ts;
-} *const_time;
+} * const_time;
 
 static const struct timespec five_ms = {.tv_nsec = CALL_TIMEOUT_MS * ONE_MS_NS};
 
@@ -109,11 +110,11 @@ static void *post_semaphore(void *arg)
 
 static void prepare_semaphores(void)
 {
+	if (semaphores >= 0)
+		return;
 	semaphores = semget(IPC_PRIVATE, 2, 0600);
 	must(semaphores >= 0);
-	/*
-	 * Removed with the process's last use of it is what semaphores cannot do: a child of ours waits for our end.
-	 */
+	/* They outlive whoever made them: a child waits for our end and removes them. */
 	int fds[2];
 	must(pipe(fds) == 0);
 	pid_t child = fork();
@@ -151,7 +152,7 @@ static int run_semtimedop(void)
 static void prepare_aio(void)
 {
 	must(syscall(SYS_io_setup, 4, &aio) == 0);
-	sigemptyset(&signals);
+	sigemptyset(&no_signals);
 }
 
 static int run_io_getevents(void)
@@ -168,7 +169,7 @@ static int run_io_pgetevents(void)
 	struct {
 		const sigset_t *set;
 		size_t size;
-	} set = {&signals, 8};
+	} set = {&no_signals, 8};
 	return timed_out(syscall(SYS_io_pgetevents, aio, 1, 1, &event, &t, &set), 0);
 }
 
@@ -317,17 +318,21 @@ static int run_writev(void)
 	return timed_out(writev(full_socket, &one_byte, 1), EAGAIN);
 }
 
+static int listen_somewhere(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	must(fd >= 0);
+	/* Without a name the kernel chooses one. */
+	struct sockaddr_un any = {.sun_family = AF_UNIX};
+	must(bind(fd, (struct sockaddr *)&any, sizeof(sa_family_t)) == 0);
+	must(listen(fd, 0) == 0);
+	return fd;
+}
+
 static void prepare_listener(void)
 {
 	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
-	listener = socket(AF_UNIX, SOCK_STREAM, 0);
-	must(listener >= 0);
-	/* Without a name the kernel chooses one. */
-	full_address.sun_family = AF_UNIX;
-	must(bind(listener, (struct sockaddr *)&full_address, sizeof(sa_family_t)) == 0);
-	must(listen(listener, 0) == 0);
-	full_address_len = sizeof(full_address);
-	must(getsockname(listener, (struct sockaddr *)&full_address, &full_address_len) == 0);
+	listener = listen_somewhere();
 	must(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) == 0);
 }
 
@@ -343,7 +348,9 @@ static int run_accept4(void)
 
 static void prepare_connect(void)
 {
-	prepare_listener();
+	full_listener = listen_somewhere();
+	full_address_len = sizeof(full_address);
+	must(getsockname(full_listener, (struct sockaddr *)&full_address, &full_address_len) == 0);
 	/* One waits in the queue, so the next must wait for a place in it. */
 	int first = socket(AF_UNIX, SOCK_STREAM, 0);
 	must(connect(first, (struct sockaddr *)&full_address, full_address_len) == 0);
@@ -354,8 +361,7 @@ static int run_connect(void)
 	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
-	int r = timed_out(
-		connect(fd, (struct sockaddr *)&full_address, full_address_len), EAGAIN);
+	int r = timed_out(connect(fd, (struct sockaddr *)&full_address, full_address_len), EAGAIN);
 	close(fd);
 	return r;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* System calls that wait, each with the answer it must give when nobody but a tracer disturbs it. */
+/* System calls that wait, each with the answer it must give when nobody but a tracer disturbs it.
+ */
 #ifndef TESTS_SYSTEM_CALLS_H
 #define TESTS_SYSTEM_CALLS_H
 
@@ -14,7 +15,7 @@ struct call {
 	const char *name;
 	enum call_kind kind;
 	void (*prepare)(void); /* once, in the process that calls; exits with 77 if it cannot */
-	int (*run)(void);      /* waits CALL_TIMEOUT_MS; 0 if that gave what it should, else an errno */
+	int (*run)(void); /* waits CALL_TIMEOUT_MS; 0 if that gave what it should, else an errno */
 };
 
 #define CALL_TIMEOUT_MS 5

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Does any system call notice that its process was frozen, or that a descriptor was created in it? */
+/* Does any system call notice that its process was frozen, or that a descriptor was created in it?
+ */
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -20,7 +21,7 @@
 static struct shared {
 	volatile unsigned begun, done;
 	volatile int answer; /* the first that was wrong */
-} *shared;
+} * shared;
 static pid_t child;
 static struct process *process;
 static struct tracer *tracer;
@@ -79,7 +80,8 @@ static bool child_start(const struct call *c)
 		child_call(c);
 	while (shared->begun == 0) {
 		siginfo_t info = {0};
-		if (waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG) == 0 && info.si_pid == child) {
+		if (waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG) == 0 &&
+			info.si_pid == child) {
 			child = 0;
 			return false;
 		}
@@ -144,7 +146,8 @@ static void test_no_call_notices_a_freeze(void)
 			continue;
 		}
 		size_t rewritten = disturb(&calls[i], freeze_and_thaw);
-		/* An entry of the table that this kernel never needs would be one to argue about. */
+		/* An entry of the table that this kernel never needs would be one to argue about.
+		 */
 		if ((rewritten > 0) != (calls[i].kind == CALL_MENDED))
 			printf("\n  %s: mended %zu times", calls[i].name, rewritten);
 		CU_ASSERT_EQUAL(rewritten > 0, calls[i].kind == CALL_MENDED);

@@ -74,10 +74,11 @@ int harness_main(int argc, char **argv, const char *suite, const struct test *te
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
 	unsigned failed = CU_get_number_of_failures();
-	CU_cleanup_registry();
-
 	for (unsigned i = 0; i < nskips; i++)
 		printf("skipped %s: %s\n", skips[i].name, skips[i].reason);
+	/* The names are CUnit's, and go with it. */
+	CU_cleanup_registry();
+
 	if (failed)
 		return 1;
 	return nskips == added ? 77 : 0;

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#define BASE_ERROR_SOURCE
 #include "base/error.h"
 
 static enum tide_error_kind kind_of(int code)

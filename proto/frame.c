@@ -373,6 +373,7 @@ static int reader_header(struct frame_reader *r, struct tide_error *err)
 	if (e < 0)
 		return tide_fail(err, e, "read a frame of %zu bytes", bytes);
 
+	assert(r->buffer.data);
 	memcpy(r->buffer.data, r->start, FRAME_HEADER_BYTES);
 	r->wanted = bytes;
 	r->stage = READER_BODY;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +104,7 @@ int mapping_diff_make(
 	for (size_t i = 0, j = 0; r == 0 && (i < from->len || j < to->len);) {
 		const struct mapping *a = i < from->len ? &from->v[i] : NULL;
 		const struct mapping *b = j < to->len ? &to->v[j] : NULL;
+		assert(a || b);
 		if (a && b && mapping_equal(a, b)) {
 			i++;
 			j++;

@@ -221,6 +221,7 @@ static void test_random_batches_come_back(void)
 			pageset_add(&b, out.runs[i]);
 		CU_ASSERT_EQUAL_FATAL(a.len, b.len);
 		CU_ASSERT_EQUAL(b.len, out.nruns);
+		CU_ASSERT_FATAL(a.runs && b.runs);
 		CU_ASSERT(memcmp(a.runs, b.runs, a.len * sizeof(*a.runs)) == 0);
 		pageset_release(&a);
 		pageset_release(&b);

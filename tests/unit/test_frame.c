@@ -46,7 +46,10 @@ static struct frame some_frame(void)
 
 static void stream_add(const void *data, size_t bytes)
 {
-	stream = realloc(stream, stream_bytes + bytes);
+	uint8_t *larger = realloc(stream, stream_bytes + bytes);
+	if (!larger)
+		abort();
+	stream = larger;
 	memcpy(stream + stream_bytes, data, bytes);
 	stream_bytes += bytes;
 }

@@ -1,10 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Messages as plain structs, to and from a frame's head. protobuf-c is known here alone. What comes out of a decoder is
- * checked: enumerations known, counts and lengths within limits, strings without control characters, runs aligned, in order
- * and without overlap, nothing that wraps around. What it cannot check (does this round follow?) is the session's.
+ * Messages as plain structs, to and from a frame's head. What comes out of a decoder is checked:
+ * enumerations known, counts and lengths within limits, texts without control characters, runs
+ * aligned, in order and without overlap, nothing that wraps around. What it cannot check (does this
+ * round follow?) is the session's.
  *
- * Encoders append nothing: they fill `ret` with a whole frame. Decoders own what they return until x_release().
+ * Texts that a process chooses (paths, names of mappings and threads, command lines) may hold any
+ * byte but zero: who prints them escapes them.
+ *
+ * Encoders append nothing: they fill `ret` with a whole frame, keeping its storage where that is
+ * large enough. They return 0, -ENOMEM, or -EINVAL for a message that no decoder would take; on
+ * failure `ret` is empty. Their heads are at most HEAD_BYTES_LEAST, so that they fit whatever was
+ * agreed.
+ *
+ * Decoders return 0, -EBADMSG or -ENOMEM, and say which frame has what. `ret` is written on success
+ * only and owned by the caller until x_release(). A frame of another type, with a payload, or with
+ * a process number where none belongs (or the reverse) is refused like any other that is wrong.
+ * What they need while they run is bounded by the head: about 1 MiB and 12 bytes for each of its
+ * bytes.
  */
 #ifndef PROTO_MESSAGE_H
 #define PROTO_MESSAGE_H
@@ -18,15 +31,38 @@
 #define NONCE_BYTES 32
 #define PROOF_BYTES 32
 #define NAME_MAX_BYTES 128
-#define ERROR_TEXT_MAX 1024
-#define RUNS_MAX 65536      /* in one message; more travel in several */
-#define MAPPINGS_MAX 4096   /* in one message */
+#define ERROR_TEXT_MAX 1024  /* the ending zero included, as in all arrays here */
+#define PATH_MAX_BYTES 16384 /* of mappings' names and executables, without the ending zero */
+#define COMMAND_LINE_MAX 32768
+#define RUNS_MAX 65536    /* in one message; more travel in several */
+#define MAPPINGS_MAX 4096 /* in one message */
+
+/* Places are multiples of the unit, whatever the page size is. */
+#define PLACE_UNIT_BYTES 4096u
+#define PAGE_BYTES_MAX 65536u
+/* Where places end: in the private space, and in objects and files. Only what is not followed
+ * (MAPPING_OPAQUE: x86's vsyscall page) may lie behind. */
+#define ADDRESS_END (UINT64_C(1) << 57)
+#define OFFSET_END (UINT64_C(1) << 63)
+
+#define THREADS_PER_FRAME_MAX 4096
+#define THREADS_MAX 1000000
+#define REGSETS_MAX 16 /* of a thread */
+#define REGSET_BYTES_MAX (64u << 10)
+#define THREAD_BYTES_MAX (128u << 10)       /* of all regsets of a thread */
+#define STATE_BYTES_MAX ((size_t)128 << 20) /* of all threads, in memory */
+#define AUXV_BYTES_MAX (64u << 10)
+
+/* What a side must be able to take, at least. */
+#define HEAD_BYTES_LEAST (256u << 10)
+#define PAYLOAD_BYTES_LEAST (256u << 10)
 
 enum message_feature {
 	FEATURE_LZ4 = 1 << 0,
 };
 #define FEATURES_KNOWN ((uint64_t)FEATURE_LZ4)
 
+/* The numbers travel. */
 enum sink_kind {
 	SINK_IMAGE = 1,
 	SINK_SNAPSHOT = 2,
@@ -35,9 +71,9 @@ enum sink_kind {
 
 struct hello {
 	uint16_t version_min, version_max; /* of FORMAT_MAJOR */
-	uint64_t features;
-	char architecture[32]; /* "x86_64", as uname says */
-	char byte_order[16];   /* "little" or "big" */
+	uint64_t features;                 /* unknown ones are fine */
+	char architecture[32];             /* "x86_64", as uname says */
+	char byte_order[16];               /* "little" or "big" */
 	uint32_t page_bytes;
 	struct frame_limits limits;
 	uint8_t nonce[NONCE_BYTES];
@@ -50,10 +86,12 @@ struct auth {
 };
 
 struct open_request {
-	uint8_t session_id[ID_BYTES];
+	uint8_t session_id[ID_BYTES]; /* not zero; random, so that it is also what joins further
+					 connections to the session */
 	enum sink_kind sink;
 	char name[NAME_MAX_BYTES + 1];
-	uint8_t base_id[ID_BYTES]; /* snapshot: the committed stream that this one builds on; else zero */
+	uint8_t base_id[ID_BYTES]; /* snapshot: the committed stream that this one builds on; else
+				      zero */
 };
 
 struct open_reply {
@@ -63,7 +101,7 @@ struct open_reply {
 
 struct error_message {
 	enum tide_error_kind kind;
-	char text[ERROR_TEXT_MAX];
+	char text[ERROR_TEXT_MAX]; /* the encoder replaces control characters by '?' */
 };
 
 struct round_ack {
@@ -79,12 +117,12 @@ struct committed {
 
 /* The first frame of what is kept. */
 struct stream_header {
-	uint8_t stream_id[ID_BYTES]; /* the image's id */
+	uint8_t stream_id[ID_BYTES]; /* the image's id; not zero */
 	uint8_t base_id[ID_BYTES];   /* zero: needs no other */
 	char architecture[32];
 	char byte_order[16];
 	uint32_t page_bytes;
-	uint64_t features;           /* that a reader must know */
+	uint64_t features; /* that a reader must know: the decoder refuses others */
 	uint64_t created_realtime_ns;
 	char software[64];
 	char host[65];
@@ -105,7 +143,7 @@ struct mappings_message {
 
 struct drops_message {
 	uint64_t round;
-	struct page_drop *drops;
+	struct page_drop *drops; /* by space, then by place, without overlap */
 	size_t ndrops;
 };
 
@@ -127,8 +165,8 @@ int hello_decode(const struct frame *f, struct hello *ret, struct tide_error *er
 /* Sets this machine's values; the nonce is random. */
 int hello_init(struct hello *m, struct tide_error *err);
 /*
- * What both know: the common version, features and limits. -EBADMSG with words where they cannot work together (no common
- * version, another architecture, byte order or page size).
+ * What both know: the common version, features and limits. -EBADMSG with words where they cannot
+ * work together (no common version, another architecture, byte order or page size).
  */
 struct agreement {
 	uint16_t version;
@@ -155,15 +193,23 @@ int ping_encode(bool pong, struct frame_buffer *ret);
 
 int stream_header_encode(const struct stream_header *m, struct frame_buffer *ret);
 int stream_header_decode(const struct frame *f, struct stream_header *ret, struct tide_error *err);
+int commit_encode(const struct commit *m, struct frame_buffer *ret);
+int commit_decode(const struct frame *f, struct commit *ret, struct tide_error *err);
 
 /* From here on `process` is the frame's process number, from 1. */
+
+/* A command line longer than COMMAND_LINE_MAX is cut there: it is for people to read. */
 int process_info_encode(uint32_t process, const struct process_info *m, struct frame_buffer *ret);
 /* One allocation: free() *ret. */
 int process_info_decode(const struct frame *f, struct process_info **ret, struct tide_error *err);
 int round_header_encode(uint32_t process, const struct round_header *m, struct frame_buffer *ret);
 int round_header_decode(const struct frame *f, struct round_header *ret, struct tide_error *err);
-/* One frame a call, of at most MAPPINGS_MAX mappings and RUNS_MAX places, from *at on, which is moved; done when it stands at
- * the end of both. All removals travel before the first addition. */
+
+/*
+ * One frame a call, of at most MAPPINGS_MAX mappings and RUNS_MAX places, from *at on, which is
+ * moved; done when it stands at the end of both. All removals travel before the first addition.
+ * Control characters in `why` are replaced by '?'.
+ */
 struct mappings_cursor {
 	size_t removed, added;
 };
@@ -171,16 +217,25 @@ int mappings_encode(uint32_t process, const struct mappings_message *m, struct m
 	struct frame_buffer *ret);
 int mappings_decode(const struct frame *f, struct mappings_message *ret, struct tide_error *err);
 void mappings_release(struct mappings_message *m);
-/* At most RUNS_MAX drops. */
-int drops_encode(uint32_t process, const struct drops_message *m, struct frame_buffer *ret);
+
+/* One frame a call, of at most RUNS_MAX drops, from *at on, which is moved; done when it stands at
+ * the end. -EINVAL also where they are not in order. */
+int drops_encode(
+	uint32_t process, const struct drops_message *m, size_t *at, struct frame_buffer *ret);
 int drops_decode(const struct frame *f, struct drops_message *ret, struct tide_error *err);
 void drops_release(struct drops_message *m);
+
 int round_end_encode(uint32_t process, const struct round_end *m, struct frame_buffer *ret);
 int round_end_decode(const struct frame *f, struct round_end *ret, struct tide_error *err);
-/* State may exceed one frame: the encoder makes one frame per call, threads from *at on; the decoder appends to `ret`. */
-int state_encode(uint32_t process, const struct process_state *m, size_t *at, struct frame_buffer *ret);
+
+/*
+ * One frame a call, of threads from *at on, which is moved; done when it stands at the end.
+ * -EMSGSIZE for more threads or bytes than the format takes.
+ */
+int state_encode(
+	uint32_t process, const struct process_state *m, size_t *at, struct frame_buffer *ret);
+/* Appends to `ret`, which is all zero before the first; process_state_complete() after the last. On
+ * failure `ret` is as it was. */
 int state_decode(const struct frame *f, struct process_state *ret, struct tide_error *err);
-int commit_encode(const struct commit *m, struct frame_buffer *ret);
-int commit_decode(const struct frame *f, struct commit *ret, struct tide_error *err);
 
 #endif

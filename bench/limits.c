@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the machine gives: how fast the memory of a process can be copied at all, by the roads that there are.
+ * What the machine gives: how fast the memory of a process can be copied at all, by the roads that
+ * there are.
  *
  *     limits PID RUNS      one JSON object a line: road, run, bytes, seconds
  *
- * The roads take turns, so that a change of the machine's speed hits them all; the first run is for warming up and not printed.
+ * The roads take turns, so that a change of the machine's speed hits them all; the first run is for
+ * warming up and not printed.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -99,7 +101,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		uint64_t (*run)(void);
-	} roads[] = {{"process_vm_readv", by_vm_readv}, {"/proc/PID/mem", by_proc_mem}, {"memcpy", by_memcpy}};
+	} roads[] = {{"process_vm_readv", by_vm_readv}, {"/proc/PID/mem", by_proc_mem},
+		{"memcpy", by_memcpy}};
 	if (argc != 3) {
 		fprintf(stderr, "usage: limits PID RUNS\n");
 		return 2;
@@ -124,7 +127,8 @@ int main(int argc, char **argv)
 			uint64_t bytes = roads[i].run();
 			double took = now() - began;
 			if (run > 0)
-				printf("{\"road\": \"%s\", \"run\": %d, \"bytes\": %" PRIu64 ", \"seconds\": %.6f}\n",
+				printf("{\"road\": \"%s\", \"run\": %d, \"bytes\": %" PRIu64
+				       ", \"seconds\": %.6f}\n",
 					roads[i].name, run, bytes, took);
 		}
 	}

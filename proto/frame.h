@@ -58,8 +58,8 @@ enum frame_type {
 	FRAME_STATE = 23,
 	FRAME_COMMIT = 24,
 
-	FRAME_HOLLOW = 32,  /* files only: was a PAGES frame (and the HASHES behind it) whose pages were
-			     * all superseded; its body is zero bytes, usually a hole */
+	FRAME_HOLLOW = 32,  /* files only: was a PAGES frame (and the HASHES behind it) whose pages
+			     * were  all superseded; its body is zero bytes, usually a hole */
 	FRAME_INDEX = 33,   /* files only: where everything is */
 	FRAME_HASHES = 34,  /* files only: of the pages in the PAGES frame before it */
 	FRAME_TRAILER = 35, /* files only: the last frame, of a fixed size; finds the index */

@@ -211,7 +211,8 @@ int freeze_hold(
 	return 0;
 }
 
-/* Threads that were asked to stop and not waited for: those that stand are left as the others are. */
+/* Threads that were asked to stop and not waited for: those that stand are left as the others are.
+ */
 static void freeze_look_after_rest(struct freeze *f)
 {
 	for (size_t i = 0; i < f->n; i++) {

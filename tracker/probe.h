@@ -14,7 +14,8 @@ struct probe {
 	bool (*ask)(char *detail, size_t size);
 };
 
-/* Ended by a NULL name. The answers do not change while a program runs; asking costs about a millisecond each. */
+/* Ended by a NULL name. The answers do not change while a program runs; asking costs about a
+ * millisecond each. */
 extern const struct probe probes[];
 
 #endif

@@ -11,13 +11,13 @@
 
 struct scan_query {
 	int pagemap_fd;
-	bool protect;   /* write-protect what matches, in the same atomic step (PM_SCAN_WP_MATCHING)
-			 */
-	bool unpaused;  /* nobody waits for the address space's lock (the target is frozen): no
-			   pauses */
+	bool protect;  /* write-protect what matches, in the same atomic step (PM_SCAN_WP_MATCHING)
+			*/
+	bool unpaused; /* nobody waits for the address space's lock (the target is frozen): no
+			  pauses */
 	uint64_t inverted; /* categories whose absence is asked for in the masks below */
-	uint64_t mask;  /* categories that a page must have all of */
-	uint64_t anyof; /* ... and one of these */
+	uint64_t mask;     /* categories that a page must have all of */
+	uint64_t anyof;    /* ... and one of these */
 	uint64_t returned; /* categories to report */
 };
 

@@ -183,8 +183,8 @@ void tracee_resume_to_syscall(struct tracee *t)
 
 void tracee_detach(struct tracee *t)
 {
-	/* It may have come to a stop since we looked, at a signal that we do not know and that detaching now would
-	 * swallow. When we end the kernel delivers it. */
+	/* It may have come to a stop since we looked, at a signal that we do not know and that
+	 * detaching now would swallow. When we end the kernel delivers it. */
 	if (t->stop != TRACEE_RUNS && t->stop != TRACEE_GONE)
 		tracee_leave_stop(t, PTRACE_DETACH);
 }

@@ -48,12 +48,13 @@ void tracee_interrupt(struct tracee *t);
  */
 int tracee_wait(struct tracee *t, uint64_t deadline_ns);
 
-/* Lets the thread go on from the stop that tracee_wait() found; at a TRACEE_SIGNAL stop it takes the signal. */
+/* Lets the thread go on from the stop that tracee_wait() found; at a TRACEE_SIGNAL stop it takes
+ * the signal. */
 void tracee_resume(struct tracee *t);
 void tracee_resume_to_syscall(struct tracee *t);
 
-/* Lets go of the thread; a stopped process stays stopped. Where no stop was found (TRACEE_RUNS) this does nothing, and the
- * end of the calling thread does it. */
+/* Lets go of the thread; a stopped process stays stopped. Where no stop was found (TRACEE_RUNS)
+ * this does nothing, and the end of the calling thread does it. */
 void tracee_detach(struct tracee *t);
 
 /*

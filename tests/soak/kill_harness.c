@@ -418,11 +418,12 @@ static void tally_add(struct tally *sum, const struct tally *y)
 	}
 }
 
-#define COUNTS(F)                                                                 \
-	F(kills)                                                                  \
-	F(injected)                                                               \
-	F(frozen) F(refused) F(deaths) F(hangs) F(wrong) F(leaks) F(eintr_window) \
-		F(eintr_elsewhere) F(filter_deaths)
+#define COUNTS(F)                                                                          \
+	F(kills)                                                                           \
+	F(injected)                                                                        \
+	F(frozen)                                                                          \
+	F(refused) F(deaths) F(hangs) F(wrong) F(leaks) F(eintr_window) F(eintr_elsewhere) \
+		F(filter_deaths)
 
 static void tally_print_json(const char *kind, const struct tally *y)
 {

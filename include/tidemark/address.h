@@ -35,7 +35,7 @@ struct tide_address {
  * Reads an address. Names are not looked up. Text that a person surely did not mean as a file's
  * path
  * ("http://x", "10.0.0.1:4711") is refused with a hint; "./" in front makes a path of anything.
- * Returns 0 or -EINVAL (kind USAGE) with words that say what is wrong; `ret` is then unchanged.
+ * Returns 0 or -ECANCELED (kind USAGE) with words that say what is wrong; `ret` is then unchanged.
  */
 TIDE_API int tide_address_parse(const char *text, struct tide_address *ret, struct tide_error *err);
 

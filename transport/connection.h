@@ -46,12 +46,16 @@ struct connection_handler {
 	 */
 	void (*frame)(void *arg, struct connection *c, const struct frame *frame);
 	/*
-	 * Nothing more comes and nothing more is sent. `err` is NULL where the stream ended between
-	 * two frames (or after connection_shutdown()), else what happened: the peer vanished, was
-	 * silent, spoke wrong or another protocol; it names the peer. Frames that came before are
-	 * delivered before. Sends fail with -EPIPE from here on.
+	 * Nothing more comes and nothing more is sent: a peer that closes its half closes it all.
+	 * `err` is NULL where the stream ended between two frames (or after connection_shutdown()),
+	 * else what happened: the peer vanished, was silent, spoke wrong or another protocol; it
+	 * names the peer. Frames that came before are delivered before. Sends fail with -EPIPE from
+	 * here on.
 	 */
 	void (*ended)(void *arg, struct connection *c, const struct tide_error *err);
+	/* Neither will be called any more: another handler was set, or the connection was closed.
+	 * Comes from inside that call. May be NULL. */
+	void (*gone)(void *arg);
 	void *arg;
 };
 
@@ -64,8 +68,8 @@ struct connection_options {
 };
 
 /*
- * Takes over the stream (also on failure: it is closed then), queues the preamble, starts to read.
- * Handler and options are copied. 0, -ENOMEM or what the stream's read_start says.
+ * Takes over the stream (also on failure: it is closed then), sends the preamble, starts to read.
+ * Handler and options are copied. 0, -ENOMEM, or what making a handle says.
  */
 int connection_open(uv_loop_t *loop, struct byte_stream *stream,
 	const struct connection_options *options, const struct connection_handler *handler,
@@ -92,14 +96,17 @@ void connection_set_handler(struct connection *c, const struct connection_handle
 /* Any thread. Who is at the other end; valid as long as the reference. */
 const struct byte_stream_peer *connection_peer(const struct connection *c);
 
+/* The loop that it lives on. */
+uv_loop_t *connection_loop(const struct connection *c);
+
 /* What may come in from now on; never more than frame_limits_max. */
 void connection_limit(struct connection *c, struct frame_limits limits);
 
 /*
  * Any thread. Queues a frame and takes over its bytes: `b` is empty afterwards, whatever is
  * returned. While the queue is full it waits, except on the loop's thread, which must not and puts
- * its frame over the bound (small replies only there). Frames of one thread stay in order. 0, or
- * -EPIPE with the connection's error once it has ended or was shut down.
+ * its frame over the bound (small replies only there). Frames of one thread stay in order. 0,
+ * -ENOMEM, or -EPIPE with the connection's error once it has ended or was shut down.
  */
 int connection_send(struct connection *c, struct frame_buffer *b, struct tide_error *err);
 
@@ -134,7 +141,11 @@ int connection_flush_then(struct connection *c, connection_flush_fn done, void *
  */
 void connection_shutdown(struct connection *c);
 
-/* Ends it with an error of the caller's: `ended` comes with it, later. Ignored when it has ended.
+/*
+ * Any thread. Ends it with an error of the caller's: what is queued is dropped, a peer that speaks
+ * our protocol is told by an ERROR frame, what still comes in is discarded, sends fail with this
+ * error; `ended` comes with it, later, as after connection_shutdown(). Ignored when it has ended.
+ * What the connection itself finds wrong in what a peer sends ends in this way too.
  */
 void connection_fail(struct connection *c, const struct tide_error *err);
 

@@ -38,28 +38,24 @@ struct handshake_result {
 };
 
 /*
- * `err` is NULL on success: the limits are agreed, reading is paused, the connection's handler is
- * to be set now or later, and connection_resume() goes on. On failure the peer has been told (where
- * it is one of ours), the connection has ended or is shutting down, and is to be closed. `c` stays
- * its owner's in either case.
+ * `err` is NULL on success: the limits are agreed, reading is paused, and the connection is to get
+ * its handler, now or later, and then connection_resume(). On failure the peer has been told (where
+ * it is one of ours, and not the one who said so) and the connection is to be closed. `c` stays its
+ * owner's in either case.
  */
 typedef void (*handshake_fn)(void *arg, struct connection *c, const struct handshake_result *result,
 	const struct tide_error *err);
 
 /*
- * Takes the connection's handler, gives it up before `done`. The connection may be closed in
- * between (`done` does not come then). 0 or -ENOMEM, or what keeps it from beginning.
+ * Take the place of the connection's handler. `done` comes once, later, unless the connection is
+ * closed or gets another handler before. 0 or -ENOMEM, or what keeps it from beginning.
  */
 int handshake_client_start(struct connection *c, const struct handshake_options *options,
 	handshake_fn done, void *arg, struct tide_error *err);
 int handshake_agent_start(struct connection *c, const struct handshake_options *options,
 	handshake_fn done, void *arg, struct tide_error *err);
 
-/* Sends an ERROR with these words and shuts the connection down: the peer reads them, then the end.
- * Any thread. */
-void handshake_refuse(struct connection *c, const struct tide_error *why);
-
-/* Makes an error of a peer's ERROR frame: "the agent at tcp://...: no space left". Returns
+/* Makes an error of a peer's ERROR frame: "the agent at tcp://... says: no space left". Returns
  * -ECANCELED, or -EBADMSG where the frame itself is wrong. `who`: "agent" or "client". */
 int handshake_peer_error(const struct connection *c, const char *who, const struct frame *frame,
 	struct tide_error *err);

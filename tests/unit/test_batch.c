@@ -158,6 +158,21 @@ static void test_each_kind_of_page_gets_its_form(void)
 	CU_ASSERT_EQUAL(frame.process, 9);
 }
 
+/* Decompressing has its price too. */
+static void test_what_shrinks_by_less_than_a_sixteenth_goes_raw(void)
+{
+	add_run(0, 1);
+	fill_random(pages);
+	memset(pages, 'x', PAGE / 20);
+	encode(&codec_lz4);
+	expect_same();
+	expect_block(0, CODEC_RAW, 1);
+	memset(pages, 'x', PAGE / 8);
+	encode(&codec_lz4);
+	expect_same();
+	expect_block(0, CODEC_LZ4, 1);
+}
+
 static void test_without_codec_zero_pages_are_still_found(void)
 {
 	const struct codec *const none[] = {NULL, codec_by_name("none")};
@@ -568,6 +583,7 @@ int main(int argc, char **argv)
 	static const struct test tests[] = {
 		TEST(test_zero_pages_take_no_bytes),
 		TEST(test_each_kind_of_page_gets_its_form),
+		TEST(test_what_shrinks_by_less_than_a_sixteenth_goes_raw),
 		TEST(test_without_codec_zero_pages_are_still_found),
 		TEST(test_a_single_byte_makes_a_page_not_zero),
 		TEST(test_random_batches_come_back),

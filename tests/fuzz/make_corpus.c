@@ -293,7 +293,7 @@ static void batch_corpus(void)
 	LIST(m, block_pages, 1);
 	LIST(m, block_bytes, 4);
 	add_batch_head(&m, 4);
-	memcpy(input + input_bytes - 4, "\x0f\x01\x00\xff", 4);
+	le32_put(input + input_bytes - 4, 0xff00010f);
 	save("lz4-before-start");
 
 	add_batch_head(&no_pages, 0);
@@ -359,7 +359,7 @@ static void batch_corpus(void)
 	add_batch_parts(1, (const uint8_t *)"\x1f\x01", 2, pages, 0);
 	save("wire-type-unknown");
 	for (size_t i = 0; i < 4000; i += 2)
-		memcpy(pages + i, "\x18\x01", 2);
+		le16_put(pages + i, 0x0118);
 	add_batch_parts(0, pages, 4000, pages, 0);
 	save("not-packed");
 }

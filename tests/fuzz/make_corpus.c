@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Writes the inputs that fuzzing starts from, by the encoders themselves: `make_corpus FOLDER`
- * fills FOLDER/frame, FOLDER/batch. What a fuzzer found is added to those folders by hand, under a
- * name that says what it showed, and is left alone here.
+ * fills FOLDER/frame, FOLDER/batch and FOLDER/message. What a fuzzer found is added to those
+ * folders by hand, under a name that says what it showed, and is left alone here.
  */
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include "base/le.h"
 #include "proto/batch.h"
+#include "proto/message.h"
 #include "proto/pages.pb-c.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -364,6 +365,197 @@ static void batch_corpus(void)
 	save("not-packed");
 }
 
+/* --- message: type, then heads behind their lengths --------------------------------------- */
+
+static struct frame_buffer encoded;
+
+/* The head of what was encoded. */
+static void add_head(int r)
+{
+	uint8_t length[2];
+	if (r < 0)
+		abort();
+	size_t bytes = encoded.bytes - FRAME_HEADER_BYTES;
+	le16_put(length, (uint16_t)bytes);
+	add(length, 2);
+	add(encoded.data + FRAME_HEADER_BYTES, bytes);
+}
+
+/* A message of one head, under its name. */
+static void save_message(enum frame_type type, int r, const char *name)
+{
+	add_byte((uint8_t)type);
+	add_head(r);
+	save(name);
+}
+
+static void session_messages(void)
+{
+	struct hello hello = {
+		.version_min = 1,
+		.version_max = 1,
+		.features = FEATURES_KNOWN,
+		.architecture = "x86_64",
+		.byte_order = "little",
+		.page_bytes = PAGE,
+		.limits = {FRAME_HEAD_MAX, FRAME_PAYLOAD_MAX},
+		.nonce = {1, 2, 3},
+		.software = "tidemark 0.1.0",
+		.wants_auth = true,
+	};
+	save_message(FRAME_HELLO, hello_encode(&hello, &encoded), "hello");
+	struct auth auth = {.proof = {4, 5, 6}};
+	save_message(FRAME_AUTH, auth_encode(&auth, &encoded), "auth");
+	struct open_request open = {.session_id = {7}, .sink = SINK_IMAGE, .name = "image-1"};
+	save_message(FRAME_OPEN, open_request_encode(&open, &encoded), "open");
+	struct open_reply opened = {.session_id = {7}, .name = "image-1"};
+	save_message(FRAME_OPENED, open_reply_encode(&opened, &encoded), "opened");
+	struct error_message error = {.kind = TIDE_ERROR_FAILED, .text = "the disk is full"};
+	save_message(FRAME_ERROR, error_message_encode(&error, &encoded), "error");
+	struct round_ack ack = {.round = 3, .bytes = 1u << 30};
+	save_message(FRAME_ACK, round_ack_encode(&ack, &encoded), "ack");
+	struct committed committed = {.stream_id = {8}, .name = "image-1", .stored_bytes = 12345};
+	save_message(FRAME_COMMITTED, committed_encode(&committed, &encoded), "committed");
+}
+
+static void stream_messages(void)
+{
+	struct stream_header stream = {
+		.stream_id = {8},
+		.base_id = {9},
+		.architecture = "x86_64",
+		.byte_order = "little",
+		.page_bytes = PAGE,
+		.features = FEATURE_LZ4,
+		.created_realtime_ns = 1700000000000000000u,
+		.software = "tidemark 0.1.0",
+		.host = "host",
+	};
+	save_message(FRAME_STREAM, stream_header_encode(&stream, &encoded), "stream");
+	struct process_info process = {
+		.pid = 42,
+		.start_time = 1000,
+		.comm = "prog",
+		.exe = "/usr/bin/prog",
+		.command_line = "prog --option \xff",
+		.boot_id = {1},
+		.build_id = {2},
+		.build_id_len = 20,
+		.clocks = {1, 2, 3},
+	};
+	save_message(FRAME_PROCESS, process_info_encode(1, &process, &encoded), "process");
+	struct round_header round = {.number = 2, .final = true};
+	save_message(FRAME_ROUND, round_header_encode(1, &round, &encoded), "round");
+	struct round_end end = {.number = 2, .pages = 300, .frames = 2};
+	save_message(FRAME_ROUND_END, round_end_encode(1, &end, &encoded), "round-end");
+	struct commit commit = {.stream_id = {8}, .rounds = 3, .held_pages = 300};
+	save_message(FRAME_COMMIT, commit_encode(&commit, &encoded), "commit");
+}
+
+static void change_messages(void)
+{
+	struct page_run removed[] = {{16 * PAGE, 20 * PAGE}, {1u << 30, (1u << 30) + PAGE}};
+	struct mapping added[] = {
+		{.start = 16 * PAGE,
+			.end = 18 * PAGE,
+			.prot = 3,
+			.kind = MAPPING_ANON,
+			.name = "[heap]"},
+		{.start = 32 * PAGE,
+			.end = 40 * PAGE,
+			.prot = 5,
+			.kind = MAPPING_FILE_PRIVATE,
+			.offset = PAGE,
+			.dev_major = 8,
+			.dev_minor = 1,
+			.inode = 99,
+			.file_size = 100000,
+			.file_mtime_ns = 5,
+			.name = "/usr/lib/libc.so.6"},
+		{.start = 64 * PAGE,
+			.end = 65 * PAGE,
+			.prot = 3,
+			.flags = MAPPING_SHARED,
+			.kind = MAPPING_OBJECT,
+			.object = 1,
+			.name = "/memfd:x (deleted)"},
+		{.start = 128 * PAGE,
+			.end = 129 * PAGE,
+			.prot = 1,
+			.kind = MAPPING_OPAQUE,
+			.name = "[vvar]",
+			.why = "the kernel writes it"},
+	};
+	struct mappings_message mappings = {
+		.round = 2,
+		.diff = {.removed = {removed, 2, 2}, .added = {added, 4, 4}},
+	};
+	struct mappings_cursor cursor = {0};
+	save_message(FRAME_MAPPINGS, mappings_encode(1, &mappings, &cursor, &encoded), "mappings");
+
+	struct page_drop drops[] = {
+		{SPACE_PRIVATE, {PAGE, 3 * PAGE}, DROP_GONE},
+		{SPACE_PRIVATE, {3 * PAGE, 4 * PAGE}, DROP_BACK_TO_FILE},
+		{1, {0, PAGE}, DROP_GONE},
+	};
+	struct drops_message message = {.round = 2, .drops = drops, .ndrops = 3};
+	size_t at = 0;
+	save_message(FRAME_DROPS, drops_encode(1, &message, &at, &encoded), "drops");
+}
+
+static void state_messages(void)
+{
+	static uint8_t registers[832];
+	for (size_t i = 0; i < sizeof(registers); i++)
+		registers[i] = (uint8_t)i;
+	struct state_regset sets[] = {
+		{.note_type = 1, .size_bytes = 216, .data = registers},
+		{.note_type = 2, .size_bytes = 512, .data = registers},
+		{.note_type = 0x202, .size_bytes = 832, .data = registers},
+	};
+	struct state_thread threads[] = {
+		{.tid = 42,
+			.name = "leader",
+			.signal_mask = 0x10000,
+			.regsets = sets,
+			.nregsets = 3},
+		{.tid = 43, .name = "worker", .pending_signal = 10, .regsets = sets, .nregsets = 2},
+	};
+	struct process_state s = {
+		.version = STATE_VERSION,
+		.clocks = {1, 2, 3},
+		.ppid = 1,
+		.pgrp = 42,
+		.sid = 42,
+		.state = 'S',
+		.nice = -5,
+		.auxv = registers,
+		.auxv_bytes = 320,
+		.threads = threads,
+		.nthreads = 2,
+	};
+	size_t at = 0;
+	save_message(FRAME_STATE, state_encode(1, &s, &at, &encoded), "state");
+
+	/* The same head twice: the second says that nothing came before it. */
+	at = 0;
+	add_byte(FRAME_STATE);
+	add_head(state_encode(1, &s, &at, &encoded));
+	at = 0;
+	add_head(state_encode(1, &s, &at, &encoded));
+	save("state-twice");
+}
+
+static void message_corpus(void)
+{
+	target_begin("message");
+	session_messages();
+	stream_messages();
+	change_messages();
+	state_messages();
+	frame_buffer_release(&encoded);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -373,5 +565,6 @@ int main(int argc, char **argv)
 	folder = argv[1];
 	frame_corpus();
 	batch_corpus();
+	message_corpus();
 	return 0;
 }

@@ -77,10 +77,11 @@ struct page_source_ops {
 
 	/*
 	 * Reads the pages of `spans`, back to back, into `buf`. *ret_bytes is how many bytes from
-	 * the start could be read; fewer than asked for where the page behind them is gone by now
-	 * (it is then found as dropped, or written anew, by the next collect: the caller goes on
-	 * behind it). Returns 0 also then. -ESRCH where the process is gone or is another program
-	 * by now; in the freeze a page that cannot be read is an error, named.
+	 * the start could be read; fewer than asked for where the page behind them is gone by now.
+	 * What is left of that span is then passed over: the source keeps in mind that it is owed,
+	 * where it is still there, and the caller goes on with the next span. Returns 0 also then.
+	 * -ESRCH where the process is gone or is another program by now; in the freeze a page that
+	 * cannot be read is an error, named.
 	 */
 	int (*read)(struct page_source *s, const struct page_span *spans, size_t nspans, void *buf,
 		uint64_t *ret_bytes, struct tide_error *err);

@@ -134,6 +134,24 @@ static int parse_line(const char *line, size_t len, struct mapping *ret)
 	return 0;
 }
 
+/*
+ * The kernel writes the file in pieces, and the process may change its mappings between two of
+ * them: then the first lines of a piece can lie over the last ones of the piece before. What was
+ * said first stands; where that is not so any more, it differs from the next reading. False where
+ * nothing is left.
+ */
+static bool cut_behind(struct mapping *m, uint64_t end)
+{
+	if (m->end <= end)
+		return false;
+	if (m->start < end) {
+		if (m->inode)
+			m->offset += end - m->start;
+		m->start = end;
+	}
+	return true;
+}
+
 int maps_parse(const char *text, size_t len, struct mapping_table *ret, struct tide_error *err)
 {
 	auto_(mapping_table_release) struct mapping_table made = {0};
@@ -144,10 +162,9 @@ int maps_parse(const char *text, size_t len, struct mapping_table *ret, struct t
 			stop = end;
 		struct mapping m = {0};
 		int r = parse_line(at, (size_t)(stop - at), &m);
-		if (r == 0) {
+		if (r == 0 && cut_behind(&m, made.len ? made.v[made.len - 1].end : 0))
 			r = mapping_table_append(&made, &m);
-			mapping_release(&m);
-		}
+		mapping_release(&m);
 		if (r == -ENOMEM)
 			return tide_fail(err, r, "read a table of mappings");
 		if (r < 0)

@@ -278,7 +278,8 @@ int process_open(pid_t pid, struct process **ret, struct tide_error *err)
 	if (pid <= 0)
 		return tide_fail(err, -EINVAL, "follow process %d", pid);
 	if (pid == getpid())
-		return tide_fail(err, -EINVAL, "follow process %d, which is ourselves", pid);
+		return tide_fail_kind(err, TIDE_ERROR_USAGE, -EINVAL,
+			"follow process %d, which is ourselves", pid);
 
 	auto_(process_closep) struct process *p = process_new(pid);
 	if (!p)

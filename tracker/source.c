@@ -603,22 +603,23 @@ static int source_pending(struct page_source *base, uint64_t *ret_pages, struct 
 	return r;
 }
 
-/* The page that ended a read: it is owed, should it still be held when we look again. */
+/*
+ * What is left of the span in which a read ended is owed, should it still be held when we look
+ * again. All of it, not only the page that could not be read: where a mapping went, every page of
+ * it would fail on its own.
+ */
 static int source_skip(struct process_source *s, const struct page_span *spans, uint64_t got,
-	uint64_t bytes, uint64_t *ret_bytes, struct tide_error *err)
+	struct tide_error *err)
 {
 	while (got >= spans->bytes)
 		got -= spans++->bytes;
-	struct page_run page = {spans->at + got, spans->at + got + s->page_bytes};
+	struct page_run rest = {spans->at + got, spans->at + spans->bytes};
 	pthread_mutex_lock(&s->skipped_lock);
 	int r = holdings_grow(&s->skipped, spans->space + 1);
 	if (r == 0)
-		r = pageset_add(&s->skipped.v[spans->space], page);
+		r = pageset_add(&s->skipped.v[spans->space], rest);
 	pthread_mutex_unlock(&s->skipped_lock);
-	if (r < 0)
-		return tide_fail(err, r, "keep in mind what process %d wrote", s->process->pid);
-	*ret_bytes = bytes;
-	return 0;
+	return r < 0 ? tide_fail(err, r, "keep in mind what process %d wrote", s->process->pid) : 0;
 }
 
 static int source_read(struct page_source *base, const struct page_span *spans, size_t nspans,
@@ -653,8 +654,10 @@ static int source_read(struct page_source *base, const struct page_span *spans, 
 				(unsigned long long)(spans[i + k].address + left),
 				m && m->name[0] ? m->name : "anonymous memory", s->process->pid);
 		}
-		if (got < wanted)
-			return source_skip(s, &spans[i], got, bytes, ret_bytes, err);
+		if (got < wanted) {
+			*ret_bytes = bytes;
+			return source_skip(s, &spans[i], got, err);
+		}
 	}
 	*ret_bytes = bytes;
 	return 0;

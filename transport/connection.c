@@ -100,7 +100,6 @@ static void flushes_drop(struct connection *c, struct send_flush *list)
 {
 	struct tide_error err;
 	send_queue_error(&c->queue, &err);
-	err.code = -EPIPE;
 	while (list) {
 		struct send_flush *f = list;
 		list = f->next;

@@ -44,10 +44,8 @@ void send_queue_release(struct send_queue *q)
 
 static int over(const struct send_queue *q, struct tide_error *err)
 {
-	if (err) {
+	if (err)
 		*err = q->error;
-		err->code = -EPIPE;
-	}
 	return -EPIPE;
 }
 

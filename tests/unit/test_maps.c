@@ -82,8 +82,7 @@ static void test_a_newline_in_a_name_is_one_again(void)
 static void test_lines_that_make_no_sense_are_named(void)
 {
 	static const char *const bad[] = {"1000-2000 rw-p 00000000 00:00\n",
-		"2000-1000 rw-p 0 00:00 0 \n", "hello\n",
-		"1000-2000 rw-p 0 00:00 0 \n1800-3000 rw-p 0 00:00 0 \n"};
+		"2000-1000 rw-p 0 00:00 0 \n", "hello\n", "1000-2000 rw-p 0 00:00 0 \nhello\n"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct tide_error err = {0};
 		CU_ASSERT_EQUAL(maps_parse(bad[i], strlen(bad[i]), &maps, &err), -EBADMSG);
@@ -92,12 +91,27 @@ static void test_lines_that_make_no_sense_are_named(void)
 	}
 }
 
+/* As the kernel writes it while the process maps and unmaps. */
+static void test_lines_over_each_other_are_cut(void)
+{
+	static const char text[] = "1000-3000 rw-p 00000000 00:00 0 \n"
+				   "1000-2000 rw-p 00000000 00:00 0 \n"
+				   "2000-5000 rw-p 00001000 fe:01 9 /file\n";
+	struct tide_error err;
+	CU_ASSERT_EQUAL_FATAL(maps_parse(text, strlen(text), &maps, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(maps.len, 2);
+	CU_ASSERT_EQUAL(maps.v[1].start, 0x3000);
+	CU_ASSERT_EQUAL(maps.v[1].end, 0x5000);
+	CU_ASSERT_EQUAL(maps.v[1].offset, 0x2000);
+}
+
 static const struct test tests[] = {
 	TEST(test_a_line_gives_all_its_fields),
 	TEST(test_kinds_follow_from_the_line),
 	TEST(test_the_stack_grows_down),
 	TEST(test_a_newline_in_a_name_is_one_again),
 	TEST(test_lines_that_make_no_sense_are_named),
+	TEST(test_lines_over_each_other_are_cut),
 	{NULL, NULL},
 };
 

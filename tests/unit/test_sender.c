@@ -1,0 +1,588 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The sender between a page source made of plain memory and a peer that keeps what comes: what
+ * arrives, in which order, and what happens to the source when anything goes wrong.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "proto/batch.h"
+#include "tests/harness.h"
+#include "transport/sender.h"
+
+enum { PAGE = 4096, PAGES = 1200, BASE = 0x10000000 };
+
+/* --- a page source whose process is an array
+ * ------------------------------------------------------- */
+
+static struct {
+	struct page_source base;
+	uint8_t memory[PAGES][PAGE];
+	bool dirty[PAGES], known[PAGES], present[PAGES], unreadable[PAGES];
+	struct change_set changes;
+	int collects, settles, freezes, thaws, releases;
+	enum thaw_mode mode;
+	bool frozen;
+	int freeze_result, thaw_result, collect_fails_at;
+	int dirty_each_round;       /* pages that are written before every collect, for ever */
+	bool committed_before_thaw; /* the peer had said COMMITTED when the source was let go */
+} fake;
+
+static int fake_describe(struct page_source *s, struct process_info *ret, struct tide_error *err)
+{
+	(void)s;
+	(void)err;
+	*ret = (struct process_info){
+		.pid = 42, .start_time = 7, .comm = "fake", .exe = "", .command_line = "fake it"};
+	return 0;
+}
+
+static void fake_write(int page, uint8_t value)
+{
+	memset(fake.memory[page], value, PAGE);
+	fake.memory[page][page % PAGE] ^= 0x55;
+	fake.dirty[page] = fake.present[page] = true;
+}
+
+static void fake_changes_release(void)
+{
+	mapping_diff_release(&fake.changes.mappings);
+	free(fake.changes.drops);
+	free(fake.changes.written);
+	fake.changes = (struct change_set){0};
+}
+
+static int fake_collect(
+	struct page_source *s, const struct change_set **ret, struct tide_error *err)
+{
+	(void)s;
+	struct change_set *c = &fake.changes;
+	if (++fake.collects == fake.collect_fails_at) {
+		err->code = -ESRCH;
+		err->kind = TIDE_ERROR_TARGET_GONE;
+		strcpy(err->text, "the array ended");
+		return -ESRCH;
+	}
+	fake_changes_release();
+	if (fake.collects == 1) {
+		struct mapping m = {.start = BASE,
+			.end = BASE + PAGES * PAGE,
+			.prot = PROT_READ | PROT_WRITE,
+			.kind = MAPPING_ANON,
+			.name = strdup("")};
+		mapping_table_append(&c->mappings.added, &m);
+		mapping_release(&m);
+	}
+	for (int i = 0; !fake.frozen && i < fake.dirty_each_round; i++)
+		fake_write(i, (uint8_t)fake.collects);
+	c->drops = calloc(PAGES, sizeof(*c->drops));
+	c->written = calloc(PAGES, sizeof(*c->written));
+	for (int i = 0; i < PAGES; i++) {
+		uint64_t at = BASE + (uint64_t)i * PAGE;
+		if (fake.known[i] && !fake.present[i])
+			c->drops[c->ndrops++] =
+				(struct page_drop){.run = {at, at + PAGE}, .kind = DROP_GONE};
+		if (fake.present[i] && fake.dirty[i]) {
+			bool joins =
+				c->nwritten && c->written[c->nwritten - 1].at +
+							       c->written[c->nwritten - 1].bytes ==
+						       at;
+			if (joins)
+				c->written[c->nwritten - 1].bytes += PAGE;
+			else
+				c->written[c->nwritten++] =
+					(struct page_span){.at = at, .address = at, .bytes = PAGE};
+			c->written_pages++;
+		}
+		c->held_pages += fake.present[i];
+		fake.known[i] = fake.present[i];
+		fake.dirty[i] = false;
+	}
+	c->interval_ns = 1000000;
+	*ret = c;
+	return 0;
+}
+
+static int fake_pending(struct page_source *s, uint64_t *ret, struct tide_error *err)
+{
+	(void)s;
+	(void)err;
+	*ret = (uint64_t)fake.dirty_each_round;
+	return 0;
+}
+
+/* As the contract has it: what is left of the span behind a page that cannot be read is owed. */
+static int fake_read(struct page_source *s, const struct page_span *spans, size_t n, void *buf,
+	uint64_t *ret_bytes, struct tide_error *err)
+{
+	(void)s;
+	(void)err;
+	*ret_bytes = 0;
+	for (size_t i = 0; i < n; i++) {
+		for (uint64_t k = 0; k < spans[i].bytes; k += PAGE) {
+			size_t page = (spans[i].address + k - BASE) / PAGE;
+			if (fake.unreadable[page] && !fake.frozen) {
+				for (; k < spans[i].bytes; k += PAGE)
+					fake.dirty[page++] = true;
+				return 0;
+			}
+			memcpy((uint8_t *)buf + *ret_bytes, fake.memory[page], PAGE);
+			*ret_bytes += PAGE;
+		}
+	}
+	return 0;
+}
+
+static int fake_settle(struct page_source *s, bool acknowledged, struct tide_error *err)
+{
+	(void)s;
+	(void)err;
+	CU_ASSERT_TRUE(acknowledged);
+	fake.settles++;
+	return 0;
+}
+
+static int fake_freeze(struct page_source *s, uint64_t timeout_ns, struct tide_error *err)
+{
+	(void)s;
+	(void)timeout_ns;
+	fake.freezes++;
+	if (fake.freeze_result < 0) {
+		*err = (struct tide_error){.code = fake.freeze_result,
+			.kind = TIDE_ERROR_FAILED,
+			.text = "it does not stop"};
+		return fake.freeze_result;
+	}
+	fake.frozen = true;
+	/* What was written before it stood still, and was not collected yet. */
+	for (int i = 0; i < 20; i++)
+		fake_write(i * 7, 0xee);
+	return 0;
+}
+
+static int fake_freeze_keep(struct page_source *s, struct tide_error *err)
+{
+	(void)s;
+	(void)err;
+	return 0;
+}
+
+static int fake_state(
+	struct page_source *s, const struct process_state **ret, struct tide_error *err)
+{
+	static struct state_thread thread = {.tid = 42, .name = "fake"};
+	static struct process_state state = {
+		.version = STATE_VERSION, .state = 'R', .threads = &thread, .nthreads = 1};
+	(void)s;
+	(void)err;
+	CU_ASSERT_TRUE(fake.frozen);
+	*ret = &state;
+	return 0;
+}
+
+/* --- the peer
+ * -------------------------------------------------------------------------------------- */
+
+static struct {
+	struct connection *conn;
+	uint8_t memory[PAGES][PAGE];
+	bool held[PAGES];
+	bool committed;
+	uint64_t rounds;
+	int fails_at_round; /* answers ERROR to the end of that round; -1: never */
+	int goes_at_round;  /* closes there */
+	bool is_over;       /* it failed, or went: what still comes does not matter */
+} peer;
+
+static int fake_thaw(struct page_source *s, enum thaw_mode mode, struct tide_error *err)
+{
+	(void)s;
+	fake.thaws++;
+	fake.mode = mode;
+	fake.frozen = false;
+	fake.committed_before_thaw = __atomic_load_n(&peer.committed, __ATOMIC_SEQ_CST);
+	if (fake.thaw_result < 0)
+		*err = (struct tide_error){.code = fake.thaw_result,
+			.kind = TIDE_ERROR_FAILED,
+			.text = "the freeze took too long"};
+	return fake.thaw_result;
+}
+
+static void fake_release(struct page_source *s)
+{
+	(void)s;
+	fake.frozen = false;
+	fake.releases++;
+}
+
+static const struct page_source_ops fake_ops = {
+	.describe = fake_describe,
+	.collect = fake_collect,
+	.pending = fake_pending,
+	.read = fake_read,
+	.settle = fake_settle,
+	.freeze = fake_freeze,
+	.freeze_keep = fake_freeze_keep,
+	.state = fake_state,
+	.thaw = fake_thaw,
+	.release = fake_release,
+};
+
+static void peer_send(int encoded, struct frame_buffer *b)
+{
+	struct tide_error err;
+	CU_ASSERT_EQUAL(encoded, 0);
+	CU_ASSERT_EQUAL(connection_send(peer.conn, b, &err), 0);
+}
+
+static void peer_take_pages(const struct frame *f)
+{
+	static struct batch b;
+	static uint8_t pages[BATCH_PAGES_MAX * PAGE];
+	struct tide_error err;
+	CU_ASSERT_EQUAL_FATAL(batch_decode(f, PAGE, &b, &err), 0);
+	uint8_t *to = pages;
+	for (uint32_t i = 0; i < b.nblocks; i++) {
+		CU_ASSERT_EQUAL(batch_block_read(&b, i, f->payload, to, &err), 0);
+		to += (size_t)b.blocks[i].pages * PAGE;
+	}
+	const uint8_t *from = pages;
+	for (uint32_t i = 0; i < b.nruns; i++) {
+		for (uint64_t at = b.runs[i].start; at < b.runs[i].end; at += PAGE, from += PAGE) {
+			memcpy(peer.memory[(at - BASE) / PAGE], from, PAGE);
+			peer.held[(at - BASE) / PAGE] = true;
+		}
+	}
+}
+
+static void peer_drop(const struct frame *f)
+{
+	struct drops_message m;
+	struct tide_error err;
+	CU_ASSERT_EQUAL_FATAL(drops_decode(f, &m, &err), 0);
+	for (size_t i = 0; i < m.ndrops; i++) {
+		for (uint64_t at = m.drops[i].run.start; at < m.drops[i].run.end; at += PAGE)
+			peer.held[(at - BASE) / PAGE] = false;
+	}
+	drops_release(&m);
+}
+
+static void peer_frame(void *arg, struct connection *c, const struct frame *f)
+{
+	(void)arg;
+	struct frame_buffer out = {0};
+	struct tide_error err;
+	struct open_request request;
+	struct round_end end;
+	struct commit commit;
+	if (peer.is_over)
+		return;
+	switch (f->type) {
+	case FRAME_OPEN: {
+		CU_ASSERT_EQUAL(open_request_decode(f, &request, &err), 0);
+		CU_ASSERT_STRING_EQUAL(request.name, "test");
+		struct open_reply reply = {.name = "test"};
+		memcpy(reply.session_id, request.session_id, ID_BYTES);
+		peer_send(open_reply_encode(&reply, &out), &out);
+		break;
+	}
+	case FRAME_PAGES:
+		peer_take_pages(f);
+		break;
+	case FRAME_DROPS:
+		peer_drop(f);
+		break;
+	case FRAME_ROUND_END:
+		CU_ASSERT_EQUAL(round_end_decode(f, &end, &err), 0);
+		CU_ASSERT_EQUAL(end.number, peer.rounds);
+		peer.rounds++;
+		peer.is_over = (int)end.number == peer.fails_at_round ||
+			       (int)end.number == peer.goes_at_round;
+		if ((int)end.number == peer.fails_at_round) {
+			struct error_message m = {
+				.kind = TIDE_ERROR_FAILED, .text = "the disk is full"};
+			peer_send(error_message_encode(&m, &out), &out);
+		} else if ((int)end.number == peer.goes_at_round) {
+			connection_shutdown(c);
+		} else {
+			peer_send(round_ack_encode(&(struct round_ack){.round = end.number}, &out),
+				&out);
+		}
+		break;
+	case FRAME_COMMIT: {
+		CU_ASSERT_EQUAL(commit_decode(f, &commit, &err), 0);
+		struct committed done = {.name = "test", .stored_bytes = 99};
+		memcpy(done.stream_id, commit.stream_id, ID_BYTES);
+		__atomic_store_n(&peer.committed, true, __ATOMIC_SEQ_CST);
+		peer_send(committed_encode(&done, &out), &out);
+		break;
+	}
+	default:
+		break;
+	}
+}
+
+static void peer_ended(void *arg, struct connection *c, const struct tide_error *err)
+{
+	(void)arg;
+	(void)err;
+	connection_close(c, NULL, NULL);
+	peer.conn = NULL;
+}
+
+/* --- one send
+ * -------------------------------------------------------------------------------------- */
+
+static struct {
+	bool done, failed;
+	struct sender_result result;
+	struct tide_error error;
+	int rounds;
+	struct sender *sender;
+	int cancel_at_round;
+} sending;
+
+static void on_round(void *arg, const struct sender_round *r)
+{
+	(void)arg;
+	(void)r;
+	/* Who prints now may print to the frozen process. */
+	CU_ASSERT_FALSE(fake.frozen);
+	if (++sending.rounds == sending.cancel_at_round)
+		sender_cancel(sending.sender);
+}
+
+static void on_done(void *arg, const struct sender_result *result, const struct tide_error *err)
+{
+	(void)arg;
+	sending.done = true;
+	sending.failed = err != NULL;
+	if (err)
+		sending.error = *err;
+	else
+		sending.result = *result;
+	if (peer.conn)
+		connection_shutdown(peer.conn);
+}
+
+static void setup(void)
+{
+	memset(&fake, 0, sizeof(fake));
+	memset(&peer, 0, sizeof(peer));
+	memset(&sending, 0, sizeof(sending));
+	fake.base.ops = &fake_ops;
+	peer.fails_at_round = peer.goes_at_round = -1;
+}
+
+static void teardown(void)
+{
+	fake_changes_release();
+}
+
+static void run(struct sender_options options)
+{
+	static const struct sender_callbacks callbacks = {.round = on_round, .done = on_done};
+	uv_loop_t loop;
+	struct byte_stream *ends[2];
+	struct connection *conn;
+	struct tide_error err;
+	uv_loop_init(&loop);
+	CU_ASSERT_EQUAL_FATAL(byte_stream_memory_pair(&loop, 1 << 20, 0, ends), 0);
+	struct connection_options defaults = {0};
+	struct connection_handler handler = {.frame = peer_frame, .ended = peer_ended};
+	CU_ASSERT_EQUAL_FATAL(
+		connection_open(&loop, ends[1], &defaults, &handler, &peer.conn, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(connection_open(&loop, ends[0], &defaults, &handler, &conn, &err), 0);
+	options.name = "test";
+	options.sink = SINK_IMAGE;
+	options.limits = frame_limits_max;
+	if (!options.threads)
+		options.threads = 2;
+	if (!options.max_rounds)
+		options.max_rounds = 10;
+	if (!options.max_downtime_ns)
+		options.max_downtime_ns = 1000000000;
+	options.freeze_timeout_ns = 1000000000;
+	CU_ASSERT_EQUAL_FATAL(sender_start(&loop, conn, &fake.base, &options, &callbacks, NULL,
+				      &sending.sender, &err),
+		0);
+	uv_run(&loop, UV_RUN_DEFAULT);
+	CU_ASSERT_EQUAL(uv_loop_close(&loop), 0);
+	CU_ASSERT_TRUE(sending.done);
+	CU_ASSERT_EQUAL(fake.releases, 1);
+	sender_free(sending.sender);
+}
+
+static void expect_equal(void)
+{
+	CU_ASSERT_FALSE(sending.failed);
+	if (sending.failed)
+		printf("%s\n", sending.error.text);
+	for (int i = 0; i < PAGES; i++) {
+		CU_ASSERT_EQUAL_FATAL(peer.held[i], fake.present[i]);
+		if (peer.held[i])
+			CU_ASSERT_EQUAL_FATAL(memcmp(peer.memory[i], fake.memory[i], PAGE), 0);
+	}
+}
+
+static void fill(void)
+{
+	for (int i = 0; i < PAGES; i++) {
+		if (i % 13 != 5)
+			fake_write(i, (uint8_t)i);
+	}
+}
+
+static void test_everything_arrives(void)
+{
+	fill();
+	run((struct sender_options){.codec = codec_by_name("lz4")});
+	expect_equal();
+	CU_ASSERT_EQUAL(sending.result.rounds, 2);
+	CU_ASSERT_EQUAL(sending.rounds, 2);
+	CU_ASSERT_EQUAL(sending.result.stored_bytes, 99);
+	CU_ASSERT_EQUAL(fake.settles, 1);
+	CU_ASSERT_EQUAL(fake.thaws, 1);
+	CU_ASSERT_EQUAL(fake.mode, THAW_RUN);
+}
+
+static void test_dropped_pages_are_dropped_there(void)
+{
+	fill();
+	fake.dirty_each_round = 3;
+	fake.known[5] = true; /* held once, and not any more */
+	peer.held[5] = true;
+	run((struct sender_options){.codec = NULL});
+	expect_equal();
+}
+
+static void test_pages_that_cannot_be_read_do_not_stop_the_others(void)
+{
+	fill();
+	fake.unreadable[100] = fake.unreadable[101] = fake.unreadable[700] = true;
+	run((struct sender_options){0});
+	expect_equal();
+	/* Most came in the first round. */
+	CU_ASSERT_TRUE(sending.result.pages_sent < PAGES + BATCH_PAGES_MAX);
+}
+
+static void test_a_process_that_goes_on_does_not_wait_for_the_peer(void)
+{
+	fill();
+	run((struct sender_options){.after = THAW_RUN});
+	expect_equal();
+	CU_ASSERT_FALSE(fake.committed_before_thaw);
+}
+
+static void test_a_process_that_ends_does_so_after_the_commit(void)
+{
+	fill();
+	run((struct sender_options){.after = THAW_KILL});
+	expect_equal();
+	CU_ASSERT_EQUAL(fake.mode, THAW_KILL);
+	CU_ASSERT_TRUE(fake.committed_before_thaw);
+}
+
+static void test_rounds_that_never_shrink_end(void)
+{
+	fill();
+	fake.dirty_each_round = 1000;
+	run((struct sender_options){.max_downtime_ns = 1, .max_rounds = 6});
+	expect_equal();
+	CU_ASSERT_TRUE(sending.result.rounds <= 7);
+	CU_ASSERT_FALSE(sending.result.fits);
+}
+
+static void test_a_peer_that_fails_is_quoted(void)
+{
+	fill();
+	peer.fails_at_round = 0;
+	run((struct sender_options){0});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_PTR_NOT_NULL(strstr(sending.error.text, "the disk is full"));
+	CU_ASSERT_EQUAL(fake.freezes, 0);
+}
+
+static void test_a_peer_that_fails_in_the_freeze_lets_the_process_go_on(void)
+{
+	fill();
+	peer.fails_at_round = 1;
+	run((struct sender_options){.after = THAW_KILL});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_EQUAL(fake.thaws, 0); /* by its release */
+	CU_ASSERT_FALSE(fake.frozen);
+}
+
+static void test_a_peer_that_goes_is_noticed(void)
+{
+	fill();
+	peer.goes_at_round = 0;
+	run((struct sender_options){0});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_PTR_NOT_NULL(strstr(sending.error.text, "closed the connection"));
+}
+
+static void test_a_freeze_that_took_too_long_commits_nothing(void)
+{
+	fill();
+	fake.thaw_result = -ETIMEDOUT;
+	run((struct sender_options){.after = THAW_RUN});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_FALSE(peer.committed);
+	CU_ASSERT_EQUAL(sending.error.code, -ETIMEDOUT);
+}
+
+static void test_a_process_that_does_not_stop_is_left_alone(void)
+{
+	fill();
+	fake.freeze_result = -ETIMEDOUT;
+	run((struct sender_options){0});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_FALSE(peer.committed);
+}
+
+static void test_a_process_that_ends_is_named_with_its_round(void)
+{
+	fill();
+	fake.dirty_each_round = 1000;
+	fake.collect_fails_at = 3;
+	run((struct sender_options){.max_downtime_ns = 1});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_EQUAL(sending.error.kind, TIDE_ERROR_TARGET_GONE);
+	CU_ASSERT_PTR_NOT_NULL(strstr(sending.error.text, "round 2: the array ended"));
+}
+
+static void test_a_cancelled_send_lets_go(void)
+{
+	fill();
+	fake.dirty_each_round = 1000;
+	sending.cancel_at_round = 2;
+	run((struct sender_options){.max_downtime_ns = 1, .max_rounds = 1000000});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_EQUAL(sending.error.code, -ECANCELED);
+	CU_ASSERT_FALSE(peer.committed);
+}
+
+static const struct test tests[] = {
+	TEST(test_everything_arrives),
+	TEST(test_dropped_pages_are_dropped_there),
+	TEST(test_pages_that_cannot_be_read_do_not_stop_the_others),
+	TEST(test_a_process_that_goes_on_does_not_wait_for_the_peer),
+	TEST(test_a_process_that_ends_does_so_after_the_commit),
+	TEST(test_rounds_that_never_shrink_end),
+	TEST(test_a_peer_that_fails_is_quoted),
+	TEST(test_a_peer_that_fails_in_the_freeze_lets_the_process_go_on),
+	TEST(test_a_peer_that_goes_is_noticed),
+	TEST(test_a_freeze_that_took_too_long_commits_nothing),
+	TEST(test_a_process_that_does_not_stop_is_left_alone),
+	TEST(test_a_process_that_ends_is_named_with_its_round),
+	TEST(test_a_cancelled_send_lets_go),
+	{NULL, NULL},
+};
+
+int main(int argc, char **argv)
+{
+	return harness_main(argc, argv, "sender", tests, setup, teardown);
+}

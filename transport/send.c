@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT */
+/* A send from its address to its end: connects, greets, and leaves the rest to the sender. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/error.h"
+#include "proto/page_source.h"
+#include "tidemark/send.h"
+#include "transport/address.h"
+#include "transport/handshake.h"
+#include "transport/sender.h"
+
+#define MAX_DOWNTIME_NS (100 * NS_PER_MS)
+#define FREEZE_TIMEOUT_NS (1 * NS_PER_S)
+#define MAX_ROUNDS 30
+
+struct tide_send {
+	uv_loop_t *loop;
+	struct sender_options sender_options;
+	char name[NAME_MAX_BYTES + 1];
+	uint64_t timeout_ns;
+	bool insecure_no_auth;
+	bool has_key;
+	struct auth_key key;
+	struct tide_send_callbacks callbacks;
+	void *arg;
+
+	/* Whichever of these is there says how far it is. */
+	struct byte_stream_attempt *attempt;
+	struct connection *conn;
+	struct sender *sender;
+	struct page_source *source; /* until the sender has it */
+	struct tide_error error;    /* before there was a sender */
+	bool ended;                 /* nothing is started any more */
+};
+
+/* --- before there is a sender
+ * ---------------------------------------------------------------------- */
+
+static void on_given_up(void *arg)
+{
+	struct tide_send *s = arg;
+	s->callbacks.done(s->arg, NULL, &s->error);
+}
+
+/* The process first, then the connection; then the caller hears of it. */
+static void give_up(struct tide_send *s, const struct tide_error *err)
+{
+	if (s->ended)
+		return;
+	s->ended = true;
+	s->error = *err;
+	if (s->source)
+		s->source->ops->release(s->source);
+	s->source = NULL;
+	if (s->conn)
+		connection_close(take(s->conn), on_given_up, s);
+	else
+		on_given_up(s);
+}
+
+static void on_round(void *arg, const struct sender_round *r)
+{
+	struct tide_send *s = arg;
+	if (!s->callbacks.round)
+		return;
+	struct tide_send_round round = {
+		.number = r->record.number,
+		.final = r->final,
+		.pages = r->record.pages,
+		.dropped_pages = r->record.dropped_pages,
+		.reread_pages = r->record.reread_pages,
+		.wire_bytes = r->record.wire_bytes,
+		.duration_ns = r->record.duration_ns,
+		.interval_ns = r->record.interval_ns,
+		.dirty_bytes_per_second = r->dirty_bytes_per_second,
+	};
+	snprintf(round.why, sizeof(round.why), "%s%s%s", r->why,
+		r->why[0] && r->note[0] ? "; " : "", r->note);
+	s->callbacks.round(s->arg, &round);
+}
+
+static void on_done(void *arg, const struct sender_result *r, const struct tide_error *err)
+{
+	struct tide_send *s = arg;
+	if (err) {
+		s->callbacks.done(s->arg, NULL, err);
+		return;
+	}
+	struct tide_send_result result = {
+		.rounds = r->rounds,
+		.total_ns = r->total_ns,
+		.downtime_ns = r->downtime_ns,
+		.pages_sent = r->pages_sent,
+		.zero_pages = r->stats.pages_zero,
+		.raw_pages = r->stats.pages_raw,
+		.compressed_pages = r->stats.pages_compressed,
+		.held_pages = r->held_pages,
+		.page_bytes = r->page_bytes,
+		.wire_bytes = r->wire_bytes,
+		.stored_bytes = r->stored_bytes,
+		.threads = r->nthreads,
+	};
+	memcpy(result.id, r->stream_id, sizeof(result.id));
+	s->callbacks.done(s->arg, &result, NULL);
+}
+
+static void start_sender(struct tide_send *s)
+{
+	static const struct sender_callbacks callbacks = {.round = on_round, .done = on_done};
+	struct tide_error err;
+	if (sender_start(s->loop, take(s->conn), take(s->source), &s->sender_options, &callbacks, s,
+		    &s->sender, &err) < 0)
+		give_up(s, &err);
+}
+
+static void on_handshake(void *arg, struct connection *conn, const struct handshake_result *result,
+	const struct tide_error *err)
+{
+	struct tide_send *s = arg;
+	(void)conn;
+	if (err) {
+		give_up(s, err);
+		return;
+	}
+	/* A peer that does not know the codec gets the pages as they are. */
+	const struct codec *codec = s->sender_options.codec;
+	if (codec && (result->agreement.features & codec->feature) != codec->feature)
+		s->sender_options.codec = NULL;
+	s->sender_options.limits = result->agreement.limits;
+	start_sender(s);
+}
+
+/* Until the handshake takes the connection over, which it does at once. */
+static void ignore_frame(void *arg, struct connection *conn, const struct frame *frame)
+{
+	(void)arg;
+	(void)conn;
+	(void)frame;
+}
+
+static void ignore_end(void *arg, struct connection *conn, const struct tide_error *err)
+{
+	(void)arg;
+	(void)conn;
+	(void)err;
+}
+
+static int open_connection(struct tide_send *s, struct byte_stream *stream, struct tide_error *err)
+{
+	struct connection_options options = {
+		.direction = stream->peer.is_two_way ? CONNECTION_BOTH : CONNECTION_SEND,
+		.timeout_ns = s->timeout_ns,
+	};
+	struct connection_handler handler = {.frame = ignore_frame, .ended = ignore_end};
+	return connection_open(s->loop, stream, &options, &handler, &s->conn, err);
+}
+
+static void on_stream(void *arg, struct byte_stream *stream, const struct tide_error *failed)
+{
+	struct tide_send *s = arg;
+	struct tide_error err;
+	s->attempt = NULL;
+	if (failed) {
+		give_up(s, failed);
+		return;
+	}
+	struct handshake_options options = {
+		.key = s->has_key ? &s->key : NULL,
+		.insecure_no_auth = s->insecure_no_auth,
+		.timeout_ns = s->timeout_ns,
+	};
+	if (open_connection(s, stream, &err) < 0 ||
+		handshake_client_start(s->conn, &options, on_handshake, s, &err) < 0)
+		give_up(s, &err);
+}
+
+/* --- the public side
+ * ------------------------------------------------------------------------------- */
+
+static int take_options(
+	struct tide_send *s, const struct tide_send_options *o, struct tide_error *err)
+{
+	static const enum thaw_mode modes[] = {[TIDE_AFTER_RUN] = THAW_RUN,
+		[TIDE_AFTER_STOP] = THAW_STOP,
+		[TIDE_AFTER_KILL] = THAW_KILL};
+	const char *codec = o->codec ? o->codec : "lz4";
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	if (o->name && !image_name_valid(o->name))
+		return tide_fail_kind(
+			err, TIDE_ERROR_USAGE, -EINVAL, "an image cannot be called '%s'", o->name);
+	snprintf(s->name, sizeof(s->name), "%s", o->name ? o->name : "");
+	s->sender_options = (struct sender_options){
+		.name = s->name,
+		.sink = SINK_IMAGE,
+		.codec = strcmp(codec, "none") == 0 ? NULL : codec_by_name(codec),
+		.threads = o->threads       ? o->threads
+			   : processors > 0 ? (unsigned)processors
+					    : 1,
+		.max_downtime_ns = o->max_downtime_ns ? o->max_downtime_ns : MAX_DOWNTIME_NS,
+		.max_rounds = o->max_rounds ? o->max_rounds : MAX_ROUNDS,
+		.freeze_timeout_ns =
+			o->freeze_timeout_ns ? o->freeze_timeout_ns : FREEZE_TIMEOUT_NS,
+		.after = modes[o->after],
+		.limits = frame_limits_max,
+	};
+	if (!s->sender_options.codec && strcmp(codec, "none") != 0)
+		return tide_fail_kind(
+			err, TIDE_ERROR_USAGE, -EINVAL, "no codec is called '%s'", codec);
+	s->timeout_ns = o->timeout_ns ? o->timeout_ns : CONNECTION_TIMEOUT_NS;
+	s->insecure_no_auth = o->insecure_no_auth;
+	s->has_key = o->key_file != NULL;
+	return s->has_key ? auth_key_read(o->key_file, &s->key, err) : 0;
+}
+
+static int begin(struct tide_send *s, const struct tide_address *address, struct tide_error *err)
+{
+	struct byte_stream *stream;
+	if (address_is_socket(address)) {
+		if (!s->name[0])
+			return tide_fail_kind(err, TIDE_ERROR_USAGE, -EINVAL,
+				"an agent wants a name for the image");
+		return byte_stream_connect(
+			s->loop, address, s->timeout_ns, on_stream, s, &s->attempt, err);
+	}
+	int r = byte_stream_open(s->loop, address, BYTE_STREAM_WRITE, &stream, err);
+	if (r == 0)
+		r = open_connection(s, stream, err);
+	if (r < 0)
+		return r;
+	static const struct sender_callbacks callbacks = {.round = on_round, .done = on_done};
+	return sender_start(s->loop, take(s->conn), take(s->source), &s->sender_options, &callbacks,
+		s, &s->sender, err);
+}
+
+int tide_send_start(uv_loop_t *loop, struct tide_source *source, const struct tide_address *address,
+	const struct tide_send_options *options, const struct tide_send_callbacks *callbacks,
+	void *arg, struct tide_send **ret, struct tide_error *err)
+{
+	struct page_source *pages = page_source_of(source);
+	struct tide_send *s = calloc(1, sizeof(*s));
+	if (!s) {
+		pages->ops->release(pages);
+		return tide_fail(err, -ENOMEM, "start to send");
+	}
+	s->loop = loop;
+	s->source = pages;
+	s->callbacks = *callbacks;
+	s->arg = arg;
+	int r = take_options(s, options, err);
+	if (r == 0)
+		r = begin(s, address, err);
+	if (r < 0) {
+		if (s->source)
+			s->source->ops->release(s->source);
+		tide_send_free(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+void tide_send_cancel(struct tide_send *s)
+{
+	struct tide_error err;
+	if (s->sender) {
+		sender_cancel(s->sender);
+	} else if (s->attempt) {
+		byte_stream_connect_cancel(s->attempt);
+	} else {
+		tide_fail_kind(&err, TIDE_ERROR_FAILED, -ECANCELED, "interrupted");
+		give_up(s, &err);
+	}
+}
+
+void tide_send_progress(struct tide_send *s, struct tide_send_progress *ret)
+{
+	struct sender_progress p = {0};
+	if (s->sender)
+		sender_progress(s->sender, &p);
+	*ret = (struct tide_send_progress){
+		.round = p.round,
+		.frozen = p.frozen,
+		.round_pages = p.round_pages,
+		.round_pages_done = p.round_pages_done,
+		.round_started_ns = p.round_started_ns,
+		.pages_sent = p.pages_sent,
+		.wire_bytes = p.wire_bytes,
+	};
+}
+
+void tide_send_free(struct tide_send *s)
+{
+	if (!s)
+		return;
+	sender_free(s->sender);
+	auth_key_clear(&s->key);
+	free(s);
+}
+
+void tide_source_close(struct tide_source *source)
+{
+	struct page_source *pages = page_source_of(source);
+	if (pages)
+		pages->ops->release(pages);
+}

@@ -1,0 +1,912 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/error.h"
+#include "transport/handshake.h"
+#include "transport/sender.h"
+
+/* Today a session is about one process. */
+#define PROCESS_NUMBER 1
+
+/* A worker's jobs wait in a short queue: what waits longer was read too early. */
+#define JOBS_PER_WORKER 2
+
+/* A batch of one round: pages of one space, all known to be zero or all to be read. */
+struct job {
+	uint64_t round;
+	struct page_span *spans; /* BATCH_PAGES_MAX */
+	size_t nspans;
+	uint64_t pages;
+	bool zero;
+};
+
+struct report {
+	struct report *next;
+	struct sender_round round;
+};
+
+struct sender {
+	uv_async_t wake;
+	struct connection *conn;
+	struct page_source *source;
+	struct sender_options options;
+	char name[NAME_MAX_BYTES + 1];
+	struct sender_callbacks callbacks;
+	void *arg;
+	uint64_t page_bytes;
+	uint64_t batch_pages; /* that fit into one frame */
+
+	pthread_t driver;
+	pthread_t *workers;
+	unsigned nworkers;
+
+	/* All below is guarded by `lock`; `changed` is signalled whenever something of it changes.
+	 */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+
+	/* What the peer said, and how it went. The first error stays. */
+	bool ended; /* the connection, in whatever way */
+	bool opened;
+	int64_t acked_round; /* -1: none */
+	bool is_committed;
+	struct committed committed;
+	bool failed;
+	struct tide_error error;
+
+	/* Jobs: a ring. */
+	struct job *jobs;
+	size_t njobs, first_job, queued_jobs, busy_workers;
+	bool no_more_jobs;
+
+	/* Sums of the running round, and over all. */
+	uint64_t round_pages, round_frames, round_wire_bytes;
+	struct batch_stats stats;
+	struct sender_progress progress;
+
+	/* For the loop. */
+	struct report *reports, **last_report;
+	bool reporting; /* a callback runs */
+	bool done;
+	struct sender_result result;
+	int closing; /* what is still to be closed before the caller hears of the end */
+};
+
+static void fail_locked(struct sender *s, const struct tide_error *err)
+{
+	if (!s->failed && !s->done) {
+		s->failed = true;
+		s->error = *err;
+	}
+	pthread_cond_broadcast(&s->changed);
+}
+
+static void fail(struct sender *s, const struct tide_error *err)
+{
+	pthread_mutex_lock(&s->lock);
+	fail_locked(s, err);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* --- workers
+ * -------------------------------------------------------------------------------------- */
+
+/* How many of the spans begin within the first `bytes`, or right behind them: those are dealt with.
+ */
+static size_t spans_begun(const struct page_span *spans, size_t n, uint64_t bytes)
+{
+	size_t begun = 0;
+	while (begun < n && bytes >= spans[begun].bytes)
+		bytes -= spans[begun++].bytes;
+	return begun < n ? begun + 1 : n;
+}
+
+/* Encodes and queues the first `bytes` of the spans, whose contents are in `pages`. */
+static int send_pages(struct sender *s, const struct job *job, const struct page_span *spans,
+	uint64_t bytes, const uint8_t *pages, struct batch *b, struct tide_error *err)
+{
+	b->round = job->round;
+	b->space = spans->space;
+	b->page_bytes = (uint32_t)s->page_bytes;
+	b->nruns = 0;
+	for (uint64_t left = bytes; left; spans++) {
+		uint64_t part = spans->bytes < left ? spans->bytes : left;
+		b->runs[b->nruns++] = (struct page_run){spans->at, spans->at + part};
+		left -= part;
+	}
+
+	struct frame_buffer frame = {0};
+	struct batch_stats stats = {0};
+	connection_buffer_get(s->conn, &frame);
+	int r = batch_encode(PROCESS_NUMBER, b, pages, s->options.codec, &frame, &stats);
+	if (r < 0) {
+		frame_buffer_release(&frame);
+		return tide_fail(err, r, "encode pages");
+	}
+	uint64_t wire = frame.bytes;
+	r = connection_send(s->conn, &frame, err);
+	if (r < 0)
+		return r;
+
+	pthread_mutex_lock(&s->lock);
+	s->round_pages += bytes / s->page_bytes;
+	s->round_frames++;
+	s->round_wire_bytes += wire;
+	s->stats.pages_raw += stats.pages_raw;
+	s->stats.pages_zero += stats.pages_zero;
+	s->stats.pages_compressed += stats.pages_compressed;
+	s->stats.bytes_in += stats.bytes_in;
+	s->stats.bytes_out += stats.bytes_out;
+	s->progress.round_pages_done += bytes / s->page_bytes;
+	s->progress.pages_sent += bytes / s->page_bytes;
+	s->progress.wire_bytes += wire;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+static int do_job(
+	struct sender *s, struct job *job, uint8_t *pages, struct batch *b, struct tide_error *err)
+{
+	struct page_span *spans = job->spans;
+	size_t n = job->nspans;
+	if (job->zero) {
+		uint64_t bytes = job->pages * s->page_bytes;
+		memset(pages, 0, bytes);
+		return send_pages(s, job, spans, bytes, pages, b, err);
+	}
+	while (n) {
+		uint64_t got = 0;
+		int r = s->source->ops->read(s->source, spans, n, pages, &got, err);
+		if (r == 0 && got)
+			r = send_pages(s, job, spans, got, pages, b, err);
+		if (r < 0)
+			return r;
+		/* Where the read ended early, the source keeps in mind what is left of that span.
+		 */
+		size_t begun = spans_begun(spans, n, got);
+		spans += begun;
+		n -= begun;
+	}
+	return 0;
+}
+
+static void *work(void *arg)
+{
+	struct sender *s = arg;
+	struct page_span spans[BATCH_PAGES_MAX];
+	uint8_t *pages = malloc(BATCH_PAGES_MAX * s->page_bytes);
+	struct batch *b = malloc(sizeof(*b));
+	struct tide_error err;
+	if (!pages || !b) {
+		tide_fail(&err, -ENOMEM, "start a worker");
+		fail(s, &err);
+	}
+
+	pthread_mutex_lock(&s->lock);
+	for (;;) {
+		while (s->queued_jobs == 0 && !s->no_more_jobs)
+			pthread_cond_wait(&s->changed, &s->lock);
+		if (s->queued_jobs == 0)
+			break;
+		struct job job = s->jobs[s->first_job];
+		memcpy(spans, job.spans, job.nspans * sizeof(*spans));
+		job.spans = spans;
+		s->first_job = (s->first_job + 1) % s->njobs;
+		s->queued_jobs--;
+		s->busy_workers++;
+		bool skip = s->failed;
+		pthread_cond_broadcast(&s->changed);
+		pthread_mutex_unlock(&s->lock);
+
+		int r = skip ? 0 : do_job(s, &job, pages, b, &err);
+
+		pthread_mutex_lock(&s->lock);
+		s->busy_workers--;
+		if (r < 0)
+			fail_locked(s, &err);
+		pthread_cond_broadcast(&s->changed);
+	}
+	pthread_mutex_unlock(&s->lock);
+	free(pages);
+	free(b);
+	return NULL;
+}
+
+/* --- the driver
+ * ----------------------------------------------------------------------------------- */
+
+static int queue_job(struct sender *s, const struct job *job, struct tide_error *err)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->queued_jobs == s->njobs && !s->failed)
+		pthread_cond_wait(&s->changed, &s->lock);
+	int r = s->failed ? s->error.code : 0;
+	if (r < 0) {
+		*err = s->error;
+	} else {
+		struct job *slot = &s->jobs[(s->first_job + s->queued_jobs) % s->njobs];
+		struct page_span *spans = slot->spans;
+		*slot = *job;
+		slot->spans = spans;
+		memcpy(spans, job->spans, job->nspans * sizeof(*spans));
+		s->queued_jobs++;
+		pthread_cond_broadcast(&s->changed);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+/* Cuts what was written into batches. */
+static int queue_pages(
+	struct sender *s, uint64_t round, const struct change_set *c, struct tide_error *err)
+{
+	struct page_span spans[BATCH_PAGES_MAX];
+	struct job job = {.round = round, .spans = spans};
+	for (size_t i = 0; i < c->nwritten; i++) {
+		struct page_span left = c->written[i];
+		while (left.bytes) {
+			bool fits = job.nspans == 0 ||
+				    (spans[0].space == left.space && job.zero == left.zero &&
+					    job.pages < BATCH_PAGES_MAX);
+			if (!fits) {
+				int r = queue_job(s, &job, err);
+				if (r < 0)
+					return r;
+				job.nspans = 0;
+				job.pages = 0;
+			}
+			uint64_t room = (s->batch_pages - job.pages) * s->page_bytes;
+			struct page_span part = left;
+			if (part.bytes > room)
+				part.bytes = room;
+			job.zero = part.zero;
+			job.pages += part.bytes / s->page_bytes;
+			spans[job.nspans++] = part;
+			left.at += part.bytes;
+			left.address += part.bytes;
+			left.bytes -= part.bytes;
+		}
+	}
+	return job.nspans ? queue_job(s, &job, err) : 0;
+}
+
+static int wait_for_jobs(struct sender *s, struct tide_error *err)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->queued_jobs || s->busy_workers)
+		pthread_cond_wait(&s->changed, &s->lock);
+	int r = s->failed ? s->error.code : 0;
+	if (r < 0)
+		*err = s->error;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+static int send_frame(
+	struct sender *s, int encoded, struct frame_buffer *frame, struct tide_error *err)
+{
+	if (encoded < 0) {
+		frame_buffer_release(frame);
+		return tide_fail(err, encoded, "encode a message");
+	}
+	pthread_mutex_lock(&s->lock);
+	s->round_wire_bytes += frame->bytes;
+	s->progress.wire_bytes += frame->bytes;
+	pthread_mutex_unlock(&s->lock);
+	return connection_send(s->conn, frame, err);
+}
+
+#define SEND(s, encode, err)                        \
+	({                                          \
+		struct frame_buffer out = {0};      \
+		int encoded_ = (encode);            \
+		send_frame(s, encoded_, &out, err); \
+	})
+
+static int send_mappings(
+	struct sender *s, uint64_t round, const struct mapping_diff *diff, struct tide_error *err)
+{
+	struct mappings_message m = {.round = round, .diff = *diff};
+	struct mappings_cursor at = {0};
+	while (at.removed < diff->removed.len || at.added < diff->added.len) {
+		int r = SEND(s, mappings_encode(PROCESS_NUMBER, &m, &at, &out), err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int send_drops(
+	struct sender *s, uint64_t round, const struct change_set *c, struct tide_error *err)
+{
+	struct drops_message m = {.round = round, .drops = c->drops, .ndrops = c->ndrops};
+	for (size_t at = 0; at < m.ndrops;) {
+		int r = SEND(s, drops_encode(PROCESS_NUMBER, &m, &at, &out), err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Everything of one change set, up to its end; returns once the last page was read and its frame
+ * queued. */
+static int send_round(struct sender *s, uint64_t number, bool final, const struct change_set *c,
+	struct tide_error *err)
+{
+	pthread_mutex_lock(&s->lock);
+	s->round_pages = s->round_frames = s->round_wire_bytes = 0;
+	s->progress.round = number;
+	s->progress.round_pages = c->written_pages;
+	s->progress.round_pages_done = 0;
+	s->progress.round_started_ns = clock_now_ns();
+	pthread_mutex_unlock(&s->lock);
+
+	struct round_header head = {.number = number, .final = final};
+	int r = SEND(s, round_header_encode(PROCESS_NUMBER, &head, &out), err);
+	if (r == 0)
+		r = send_mappings(s, number, &c->mappings, err);
+	if (r == 0)
+		r = send_drops(s, number, c, err);
+	if (r == 0)
+		r = queue_pages(s, number, c, err);
+	/* Also after a failure: the jobs read from the source, which is released next. */
+	struct tide_error later;
+	int waited = wait_for_jobs(s, r == 0 ? err : &later);
+	if (r == 0)
+		r = waited;
+	if (r < 0)
+		return r;
+
+	pthread_mutex_lock(&s->lock);
+	struct round_end end = {
+		.number = number, .pages = s->round_pages, .frames = s->round_frames};
+	pthread_mutex_unlock(&s->lock);
+	return SEND(s, round_end_encode(PROCESS_NUMBER, &end, &out), err);
+}
+
+static int wait_for_ack(struct sender *s, uint64_t round, struct tide_error *err)
+{
+	if (!connection_peer(s->conn)->is_two_way)
+		return connection_flush(s->conn, err);
+
+	pthread_mutex_lock(&s->lock);
+	while (s->acked_round < (int64_t)round && !s->failed)
+		pthread_cond_wait(&s->changed, &s->lock);
+	int r = s->failed ? s->error.code : 0;
+	if (r < 0)
+		*err = s->error;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+static void report_round(struct sender *s, const struct round_record *record, bool final,
+	const struct change_set *c, const char *why)
+{
+	struct report *report = calloc(1, sizeof(*report));
+	if (!report)
+		return;
+	report->round.record = *record;
+	report->round.final = final;
+	report->round.dirty_bytes_per_second = round_dirty_bytes_per_second(record, s->page_bytes);
+	memcpy(report->round.note, c->note, sizeof(report->round.note));
+	strncpy(report->round.why, why, sizeof(report->round.why) - 1);
+	pthread_mutex_lock(&s->lock);
+	*s->last_report = report;
+	s->last_report = &report->next;
+	pthread_mutex_unlock(&s->lock);
+	uv_async_send(&s->wake);
+}
+
+/*
+ * What the caller does with a report may wait for whoever reads it, and that may be the process
+ * that is about to be frozen. So all of them are through before; and none comes until the process
+ * goes on.
+ */
+static int wait_for_reports(struct sender *s, struct tide_error *err)
+{
+	pthread_mutex_lock(&s->lock);
+	while ((s->reports || s->reporting) && !s->failed)
+		pthread_cond_wait(&s->changed, &s->lock);
+	int r = s->failed ? s->error.code : 0;
+	if (r < 0)
+		*err = s->error;
+	else
+		s->progress.frozen = true;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+static struct round_record record_of(
+	struct sender *s, uint64_t number, const struct change_set *c, uint64_t began_ns)
+{
+	pthread_mutex_lock(&s->lock);
+	struct round_record record = {
+		.number = number,
+		.pages = s->round_pages,
+		.wire_bytes = s->round_wire_bytes,
+		.dropped_pages = c->dropped_pages,
+		.reread_pages = c->reread_pages,
+		.duration_ns = clock_now_ns() - began_ns,
+		.collect_ns = c->collect_ns,
+		.interval_ns = c->interval_ns,
+	};
+	pthread_mutex_unlock(&s->lock);
+	return record;
+}
+
+static int open_session(struct sender *s, struct tide_error *err)
+{
+	if (!connection_peer(s->conn)->is_two_way)
+		return 0;
+	struct open_request request = {.sink = s->options.sink};
+	memcpy(request.name, s->name, sizeof(request.name));
+	if (getrandom(request.session_id, sizeof(request.session_id), 0) !=
+		sizeof(request.session_id))
+		return tide_fail(err, -errno, "draw a session number");
+	int r = SEND(s, open_request_encode(&request, &out), err);
+	if (r < 0)
+		return r;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->opened && !s->failed)
+		pthread_cond_wait(&s->changed, &s->lock);
+	r = s->failed ? s->error.code : 0;
+	if (r < 0)
+		*err = s->error;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+static int begin_stream(struct sender *s, struct tide_error *err)
+{
+	struct hello here;
+	struct utsname u;
+	struct stream_header head = {.created_realtime_ns = clock_read_ns(CLOCK_REALTIME)};
+	int r = hello_init(&here, err);
+	if (r < 0)
+		return r;
+	memcpy(head.architecture, here.architecture, sizeof(head.architecture));
+	memcpy(head.byte_order, here.byte_order, sizeof(head.byte_order));
+	memcpy(head.software, here.software, sizeof(head.software));
+	head.page_bytes = here.page_bytes;
+	if (s->options.codec)
+		head.features |= s->options.codec->feature;
+	if (uname(&u) == 0)
+		strncpy(head.host, u.nodename, sizeof(head.host) - 1);
+	if (getrandom(head.stream_id, sizeof(head.stream_id), 0) != sizeof(head.stream_id))
+		return tide_fail(err, -errno, "draw an image's number");
+	memcpy(s->result.stream_id, head.stream_id, sizeof(head.stream_id));
+	s->page_bytes = head.page_bytes;
+	s->result.page_bytes = head.page_bytes;
+	r = SEND(s, stream_header_encode(&head, &out), err);
+	if (r < 0)
+		return r;
+
+	struct process_info info;
+	r = s->source->ops->describe(s->source, &info, err);
+	return r < 0 ? r : SEND(s, process_info_encode(PROCESS_NUMBER, &info, &out), err);
+}
+
+/* Rounds while the process runs. *ret_next is the number of the one that comes in the freeze. */
+static int send_rounds(struct sender *s, uint64_t *ret_next, struct tide_error *err)
+{
+	struct convergence convergence;
+	convergence_init(&convergence,
+		(struct convergence_limits){.max_downtime_ns = s->options.max_downtime_ns,
+			.max_rounds = s->options.max_rounds,
+			.page_bytes = s->page_bytes});
+
+	for (uint64_t number = 0;; number++) {
+		uint64_t began_ns = clock_now_ns();
+		const struct change_set *c;
+		int r = s->source->ops->collect(s->source, &c, err);
+		if (r == 0)
+			r = send_round(s, number, false, c, err);
+		if (r == 0)
+			r = wait_for_ack(s, number, err);
+		if (r < 0)
+			return tide_prefix(err, r, "round %llu: ", (unsigned long long)number);
+
+		struct round_record record = record_of(s, number, c, began_ns);
+		struct convergence_verdict verdict;
+		uint64_t pending;
+		r = s->source->ops->settle(s->source, true, err);
+		if (r == 0)
+			r = s->source->ops->pending(s->source, &pending, err);
+		if (r < 0)
+			return tide_prefix(err, r, "round %llu: ", (unsigned long long)number);
+		convergence_round(&convergence, &record, pending, &verdict);
+		report_round(s, &record, false, c, verdict.why);
+		if (verdict.freeze) {
+			s->result.fits = verdict.fits;
+			*ret_next = number + 1;
+			return 0;
+		}
+	}
+}
+
+static int send_state(struct sender *s, struct tide_error *err)
+{
+	const struct process_state *state;
+	int r = s->source->ops->state(s->source, &state, err);
+	if (r < 0)
+		return r;
+	s->result.nthreads = state->nthreads;
+	for (size_t at = 0; at < state->nthreads || at == 0;) {
+		r = SEND(s, state_encode(PROCESS_NUMBER, state, &at, &out), err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int commit(struct sender *s, uint64_t rounds, uint64_t held_pages, struct tide_error *err)
+{
+	struct commit m = {.rounds = rounds, .held_pages = held_pages};
+	memcpy(m.stream_id, s->result.stream_id, sizeof(m.stream_id));
+	return SEND(s, commit_encode(&m, &out), err);
+}
+
+/* A recording is held once it has ended in order: then its file is synced and has its name. */
+static int wait_for_commit(struct sender *s, struct tide_error *err)
+{
+	bool two_way = connection_peer(s->conn)->is_two_way;
+	if (!two_way)
+		connection_shutdown(s->conn);
+
+	pthread_mutex_lock(&s->lock);
+	while (!(two_way ? s->is_committed : s->ended) && !s->failed)
+		pthread_cond_wait(&s->changed, &s->lock);
+	/* What went wrong after the other end said that it holds everything concerns nobody. */
+	int r = s->is_committed || !s->failed ? 0 : s->error.code;
+	if (r < 0)
+		*err = s->error;
+	else
+		s->result.stored_bytes = s->committed.stored_bytes;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+static int thaw(struct sender *s, uint64_t stopped_at_ns, struct tide_error *err)
+{
+	int r = s->source->ops->thaw(s->source, s->options.after, err);
+	s->result.downtime_ns = clock_now_ns() - stopped_at_ns;
+	pthread_mutex_lock(&s->lock);
+	s->progress.frozen = false;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+/*
+ * The last round. A process that goes on is let go as soon as its pages are copied out: before the
+ * stream is complete, and before anybody waits for the other end. One that shall not go on stands
+ * still until the other end holds everything.
+ */
+static int send_final_round(struct sender *s, uint64_t number, struct tide_error *err)
+{
+	int r = wait_for_reports(s, err);
+	if (r < 0)
+		return r;
+	uint64_t began_ns = clock_now_ns();
+	r = s->source->ops->freeze(s->source, s->options.freeze_timeout_ns, err);
+	if (r < 0)
+		return r;
+
+	const struct change_set *c;
+	r = s->source->ops->collect(s->source, &c, err);
+	if (r == 0)
+		r = send_round(s, number, true, c, err);
+	if (r == 0)
+		r = send_state(s, err);
+	bool goes_on = s->options.after == THAW_RUN;
+	if (r == 0 && goes_on)
+		r = thaw(s, began_ns, err);
+	if (r == 0) {
+		s->result.held_pages = c->held_pages;
+		r = commit(s, number + 1, c->held_pages, err);
+	}
+	if (r == 0)
+		r = wait_for_commit(s, err);
+	if (r == 0 && !goes_on)
+		r = s->source->ops->freeze_keep(s->source, err);
+	if (r == 0 && !goes_on)
+		r = thaw(s, began_ns, err);
+	if (r < 0)
+		return r;
+
+	struct round_record record = record_of(s, number, c, began_ns);
+	report_round(s, &record, true, c, "");
+	return 0;
+}
+
+static int run_session(struct sender *s, struct tide_error *err)
+{
+	uint64_t final_round = 0;
+	int r = open_session(s, err);
+	if (r == 0)
+		r = begin_stream(s, err);
+	if (r == 0)
+		r = send_rounds(s, &final_round, err);
+	if (r == 0)
+		r = send_final_round(s, final_round, err);
+	if (r == 0)
+		s->result.rounds = final_round + 1;
+	return r;
+}
+
+static void stop_workers(struct sender *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->no_more_jobs = true;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	for (unsigned i = 0; i < s->nworkers; i++)
+		pthread_join(s->workers[i], NULL);
+	s->nworkers = 0;
+}
+
+static void *drive(void *arg)
+{
+	struct sender *s = arg;
+	uint64_t began_ns = clock_now_ns();
+	struct tide_error err = {0};
+	int r = run_session(s, &err);
+	if (r < 0)
+		fail(s, &err);
+
+	/* The process comes first: it is free before anybody is told anything. */
+	stop_workers(s);
+	s->source->ops->release(s->source);
+
+	pthread_mutex_lock(&s->lock);
+	s->result.total_ns = clock_now_ns() - began_ns;
+	s->result.pages_sent = s->progress.pages_sent;
+	s->result.wire_bytes = s->progress.wire_bytes;
+	s->result.stats = s->stats;
+	s->failed = r < 0;
+	if (r < 0)
+		s->error = s->error.code ? s->error : err;
+	s->done = true;
+	pthread_mutex_unlock(&s->lock);
+	uv_async_send(&s->wake);
+	return NULL;
+}
+
+/* --- the loop
+ * ------------------------------------------------------------------------------------- */
+
+static void on_frame(void *arg, struct connection *conn, const struct frame *f)
+{
+	struct sender *s = arg;
+	struct tide_error err;
+	struct round_ack ack;
+	struct open_reply reply;
+	struct committed committed;
+	char name[16];
+	int r = 0;
+
+	switch (f->type) {
+	case FRAME_OPENED:
+		r = open_reply_decode(f, &reply, &err);
+		break;
+	case FRAME_ACK:
+		r = round_ack_decode(f, &ack, &err);
+		break;
+	case FRAME_COMMITTED:
+		r = committed_decode(f, &committed, &err);
+		if (r == 0 && memcmp(committed.stream_id, s->result.stream_id, ID_BYTES) != 0)
+			r = tide_bad(
+				&err, "%s committed another stream", connection_peer(conn)->name);
+		break;
+	case FRAME_ERROR:
+		r = handshake_peer_error(conn, "agent", f, &err);
+		break;
+	default:
+		if (!(f->flags & FRAME_CRITICAL))
+			return;
+		r = tide_bad(&err, "%s sent a %s frame in the middle of a session",
+			connection_peer(conn)->name, frame_type_name(f->type, name));
+	}
+
+	pthread_mutex_lock(&s->lock);
+	if (r < 0) {
+		fail_locked(s, &err);
+	} else if (f->type == FRAME_OPENED) {
+		s->opened = true;
+	} else if (f->type == FRAME_ACK) {
+		s->acked_round = (int64_t)ack.round;
+	} else {
+		s->committed = committed;
+		s->is_committed = true;
+	}
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void on_ended(void *arg, struct connection *conn, const struct tide_error *err)
+{
+	struct sender *s = arg;
+	struct tide_error gone;
+	if (!err && connection_peer(conn)->is_two_way) {
+		tide_say(&gone, "%s closed the connection before it had everything",
+			connection_peer(conn)->name);
+		err = &gone;
+	}
+	pthread_mutex_lock(&s->lock);
+	s->ended = true;
+	if (err)
+		fail_locked(s, err);
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void on_everything_closed(struct sender *s)
+{
+	if (--s->closing > 0)
+		return;
+	pthread_join(s->driver, NULL);
+	s->callbacks.done(s->arg, s->failed ? NULL : &s->result, s->failed ? &s->error : NULL);
+}
+
+static void on_connection_gone(void *arg)
+{
+	on_everything_closed(arg);
+}
+
+static void on_wake_closed(uv_handle_t *handle)
+{
+	on_everything_closed(handle->data);
+}
+
+static void on_wake(uv_async_t *wake)
+{
+	struct sender *s = wake->data;
+	pthread_mutex_lock(&s->lock);
+	struct report *reports = s->reports;
+	s->reports = NULL;
+	s->last_report = &s->reports;
+	s->reporting = reports != NULL;
+	bool done = s->done;
+	pthread_mutex_unlock(&s->lock);
+
+	while (reports) {
+		struct report *next = reports->next;
+		s->callbacks.round(s->arg, &reports->round);
+		free(reports);
+		reports = next;
+	}
+	pthread_mutex_lock(&s->lock);
+	s->reporting = false;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	if (!done || s->closing)
+		return;
+	s->closing = 2;
+	connection_close(s->conn, on_connection_gone, s);
+	uv_close((uv_handle_t *)&s->wake, on_wake_closed);
+}
+
+void sender_cancel(struct sender *s)
+{
+	struct tide_error err;
+	tide_fail_kind(&err, TIDE_ERROR_FAILED, -ECANCELED, "interrupted");
+	fail(s, &err);
+	/* Frees those who wait for room in its queue. */
+	connection_fail(s->conn, &err);
+}
+
+void sender_progress(struct sender *s, struct sender_progress *ret)
+{
+	pthread_mutex_lock(&s->lock);
+	*ret = s->progress;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void sender_free(struct sender *s)
+{
+	if (!s)
+		return;
+	for (size_t i = 0; s->jobs && i < s->njobs; i++)
+		free(s->jobs[i].spans);
+	free(s->jobs);
+	free(s->workers);
+	pthread_mutex_destroy(&s->lock);
+	pthread_cond_destroy(&s->changed);
+	free(s);
+}
+
+static int allocate(struct sender *s, unsigned threads)
+{
+	s->workers = calloc(threads, sizeof(*s->workers));
+	s->njobs = (size_t)threads * JOBS_PER_WORKER;
+	s->jobs = calloc(s->njobs, sizeof(*s->jobs));
+	if (!s->workers || !s->jobs)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->njobs; i++) {
+		s->jobs[i].spans = calloc(BATCH_PAGES_MAX, sizeof(struct page_span));
+		if (!s->jobs[i].spans)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* The threads inherit a mask that keeps the signals for the program whose library we are. */
+static int start_threads(struct sender *s, unsigned threads)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int r = 0;
+	while (r == 0 && s->nworkers < threads) {
+		r = -pthread_create(&s->workers[s->nworkers], NULL, work, s);
+		if (r == 0)
+			s->nworkers++;
+	}
+	if (r == 0)
+		r = -pthread_create(&s->driver, NULL, drive, s);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return r;
+}
+
+static void on_wake_closed_early(uv_handle_t *handle)
+{
+	sender_free(handle->data);
+}
+
+int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *source,
+	const struct sender_options *options, const struct sender_callbacks *callbacks, void *arg,
+	struct sender **ret, struct tide_error *err)
+{
+	bool woken = false;
+	struct sender *s = calloc(1, sizeof(*s));
+	int r = s ? 0 : -ENOMEM;
+	if (r == 0) {
+		s->conn = conn;
+		s->source = source;
+		s->options = *options;
+		if (options->name)
+			strncpy(s->name, options->name, NAME_MAX_BYTES);
+		s->callbacks = *callbacks;
+		s->arg = arg;
+		s->acked_round = -1;
+		s->last_report = &s->reports;
+		s->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+		s->batch_pages = batch_pages_fit((uint32_t)s->page_bytes, &options->limits);
+		pthread_mutex_init(&s->lock, NULL);
+		pthread_cond_init(&s->changed, NULL);
+		r = s->batch_pages ? allocate(s, options->threads) : -EMSGSIZE;
+	}
+	if (r == 0) {
+		r = uv_async_init(loop, &s->wake, on_wake);
+		s->wake.data = s;
+		woken = r == 0;
+	}
+	if (r == 0) {
+		connection_set_handler(
+			conn, &(struct connection_handler){
+				      .frame = on_frame, .ended = on_ended, .arg = s});
+		connection_resume(conn);
+		r = start_threads(s, options->threads);
+	}
+	if (r == 0) {
+		*ret = s;
+		return 0;
+	}
+
+	source->ops->release(source);
+	connection_close(conn, NULL, NULL);
+	if (s)
+		stop_workers(s);
+	if (woken)
+		uv_close((uv_handle_t *)&s->wake, on_wake_closed_early);
+	else
+		sender_free(s);
+	return tide_fail(err, r, "start sending");
+}

@@ -32,6 +32,7 @@ struct address_space {
 	struct mapping_table mappings;
 	struct space_pages *spaces; /* by number */
 	size_t nspaces, cap_spaces;
+	size_t runs;                /* of all spaces together */
 	struct process_state state; /* version 0 until STATE came */
 };
 
@@ -40,11 +41,12 @@ void address_space_release(struct address_space *a);
 /* Mappings change first, then drops, then pages come; _round_end() makes the pages of a round held.
  */
 
-/* -EBADMSG where an added mapping lies over another one, or where there are too many; `a` can then
+/* -EBADMSG where an added mapping lies over another one, where places are not of whole pages, or
+ * where there are too many mappings; `a` can then
  * only be released. */
 int address_space_map(
 	struct address_space *a, const struct mapping_diff *d, struct tide_error *err);
-/* What is not held may be dropped too. */
+/* What is not held may be dropped too. -EBADMSG where places are not of whole pages. */
 int address_space_drop(struct address_space *a, const struct page_drop *drops, size_t ndrops,
 	struct tide_error *err);
 /* -EBADMSG for a page that came already in this round. */

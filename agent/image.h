@@ -35,6 +35,7 @@ struct image_info {
 	uint64_t held_pages;
 	uint64_t rounds;
 	uint64_t extents;
+	uint64_t index_offset; /* where the stream's frames end in the file */
 };
 struct image_info image_info(const struct image *image);
 

@@ -7,24 +7,43 @@
 #ifndef AGENT_SINK_H
 #define AGENT_SINK_H
 
+#include "agent/address_space.h"
 #include "proto/batch.h"
 #include "proto/message.h"
 
 struct sink;
 
+/* A frame and what the session made of it. All is borrowed for the call; what does not belong to
+ * the frame's type is NULL. */
+struct sink_input {
+	const struct frame *frame;      /* borrows `raw` */
+	const struct frame_buffer *raw; /* as it came, byte by byte */
+
+	const struct stream_header *stream;      /* STREAM */
+	const struct round_header *round;        /* ROUND */
+	const struct mappings_message *mappings; /* MAPPINGS */
+	const struct drops_message *drops;       /* DROPS */
+	const struct batch *batch;               /* PAGES: the decoded head, */
+	const uint8_t *pages;                    /* and the pages, in the order of the runs */
+	const struct round_end *round_end;       /* ROUND_END */
+	const struct process_state *state;       /* STATE */
+	const struct commit *commit;             /* COMMIT */
+
+	/* The process that it speaks of, this frame applied. NULL for STREAM and COMMIT. */
+	const struct address_space *process;
+};
+
 struct sink_ops {
-	/* Every durable frame, in order, as it came: verbatim bytes are in `raw`, `frame` borrows
-	 * them. For PAGES frames `batch` is its decoded head and `pages` the decoded pages in the
-	 * order of the runs; else both are NULL. For MAPPINGS, DROPS, ... the session has decoded
-	 * and applied the message to the struct address_space that it keeps, before this call. */
-	int (*frame)(struct sink *s, const struct frame *frame, const struct frame_buffer *raw,
-		const struct batch *batch, const uint8_t *pages, struct tide_error *err);
-	/* All frames of the round were given. Its bytes begin their way to the disk, so that commit
-	 * has only the last round to wait for. */
+	/* Every frame from STREAM to COMMIT, in order; also HOLLOW ones where an image is read.
+	 * Unknown frames that are not critical do not come here. */
+	int (*frame)(struct sink *s, const struct sink_input *in, struct tide_error *err);
+	/* All frames of the round were given, and the round has been acknowledged: time to tidy up
+	 * what the peer need not wait for. */
 	int (*round_end)(struct sink *s, uint64_t round, struct tide_error *err);
-	/* Makes it last and gives it its name: fsync, rename, fsync of the folder. */
+	/* Makes it last and gives it its name: fsync, rename, fsync of the folder. The stream's id
+	 * in `ret` is filled in already. */
 	int (*commit)(struct sink *s, struct committed *ret, struct tide_error *err);
-	/* Leaves nothing behind. Also the end after a commit; frees the sink. */
+	/* Leaves nothing behind of what was not committed; frees the sink. */
 	void (*close)(struct sink *s);
 };
 

@@ -2,14 +2,13 @@
 /*
  * A store: a folder (0700) of images (0600).
  *
- *   STORE/.tidemark        "tidemark store 1": the layout's version
- *   STORE/.secret          what the hashes of pages are mixed with, so that nobody can make two
- * pages of one hash STORE/NAME.tide        an image, complete since the moment it has this name;
- * never changed STORE/.tmp-NAME-ID     an image that is being written; its writer holds a lock
- * (flock) on it
+ *   .tidemark      "tidemark store 1": the layout's version
+ *   .secret        what hashes of pages are mixed with
+ *   NAME.tide      an image: complete since it has this name, and never changed
+ *   .tmp-NAME-ID   one that is being written; its writer holds a lock (flock) on it
  *
- * A store is used by many threads and programs at once: nothing here changes after store_open() but
- * the folder itself. The words of every error name the store and the file.
+ * A store is used by many threads and programs at once: after store_open() nothing changes but the
+ * folder itself. The words of every error name the store and the file.
  */
 #ifndef AGENT_STORE_H
 #define AGENT_STORE_H
@@ -17,25 +16,25 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "agent/page_hash.h"
 #include "base/guard.h"
 #include "proto/message.h"
 #include "tidemark/error.h"
 
 #define STORE_VERSION 1
-#define STORE_SECRET_BYTES 192
 #define IMAGE_SUFFIX ".tide"
 
 struct store;
 
 enum store_mode {
 	STORE_READ = 1,
-	/* The folder is made where it is missing; one that is empty becomes a store. One that
-	   others may enter is refused. */
+	/* The folder is made where it is missing, and one that is empty becomes a store; one that
+	 * others may enter or that is another user's is refused. */
 	STORE_WRITE,
 };
 
 /* -ENOENT; -ENOTDIR; -EBADMSG for a folder that is not a store or of a version that is not known;
- * -EPERM for one that is open to others. */
+ * -ECANCELED for one that must not be written to. */
 int store_open(const char *path, enum store_mode mode, struct store **ret, struct tide_error *err);
 /* NULL is fine. Images that were opened from it stay good. */
 void store_close(struct store *s);
@@ -47,20 +46,8 @@ const char *store_path(const struct store *s);
 /* Removes the temporary files that dead writers left. *ret_removed may be NULL. */
 int store_sweep(struct store *s, size_t *ret_removed, struct tide_error *err);
 
-/* What hashes of pages are made with. `id` says which secret it is, in the images that use it. */
-struct store_secret {
-	uint8_t id[ID_BYTES];
-	uint8_t bytes[STORE_SECRET_BYTES];
-};
-
-/* NULL where a store that is only read has lost it. */
-const struct store_secret *store_secret(const struct store *s);
-
-#define PAGE_HASH_BYTES 16
-
-/* XXH3-128 of a page with the secret, in its canonical form (big-endian). */
-void store_secret_hash(const struct store_secret *secret, const void *page, size_t page_bytes,
-	uint8_t ret[PAGE_HASH_BYTES]);
+/* What hashes of pages are made with. NULL where a store that is only read has lost it. */
+const struct page_secret *store_secret(const struct store *s);
 
 /* A file under a temporary name. */
 struct store_file {
@@ -70,7 +57,7 @@ struct store_file {
 	char temp[NAME_MAX_BYTES + 48];
 };
 
-/* -EINVAL (kind USAGE) for a name that is not one; -EEXIST where the store has it. */
+/* -ECANCELED (kind USAGE) for a name that is not one; -EEXIST where the store has it. */
 int store_file_create(
 	struct store *s, const char *name, struct store_file *ret, struct tide_error *err);
 /* Syncs the file, gives it its name, syncs the folder, closes it. -EEXIST where the name was taken
@@ -79,11 +66,16 @@ int store_file_commit(struct store_file *f, struct tide_error *err);
 /* Removes it. Nothing where it was committed or abandoned before. */
 void store_file_abandon(struct store_file *f);
 
-/* Opens an image's file to read. -EINVAL for a name that is not one, -ENOENT. */
+/* Opens an image's file to read. -ECANCELED for a name that is not one, -ENOENT. */
 int store_file_open(struct store *s, const char *name, int *ret_fd, struct tide_error *err);
 
-/* Removes an image. -ENOENT. */
+/* Removes an image. The same errors. */
 int store_remove(struct store *s, const char *name, struct tide_error *err);
+
+/* The names of all images, sorted and ended by NULL (or NULL where there are none). */
+int store_names(struct store *s, char ***ret, size_t *ret_len, struct tide_error *err);
+void store_names_free(char **names);
+DEFINE_GUARD(char *, store_names_free)
 
 /* One image of a list. */
 struct store_entry {

@@ -59,6 +59,33 @@ int mapping_table_append(struct mapping_table *t, struct mapping *m)
 	return 0;
 }
 
+static bool continues(const struct mapping *a, const struct mapping *b)
+{
+	if (a->end != b->start || a->kind != b->kind || a->prot != b->prot ||
+		a->flags != b->flags || a->object != b->object || a->inode != b->inode ||
+		a->dev_major != b->dev_major || a->dev_minor != b->dev_minor ||
+		strcmp(a->name, b->name) != 0)
+		return false;
+	if (a->kind == MAPPING_ANON)
+		return true;
+	return a->kind != MAPPING_OPAQUE && a->kind != MAPPING_VDSO &&
+	       b->offset == a->offset + (a->end - a->start);
+}
+
+void mapping_table_merge(struct mapping_table *t)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < t->len; i++) {
+		if (kept && continues(&t->v[kept - 1], &t->v[i])) {
+			t->v[kept - 1].end = t->v[i].end;
+			mapping_release(&t->v[i]);
+		} else {
+			t->v[kept++] = t->v[i];
+		}
+	}
+	t->len = kept;
+}
+
 /* The index of the first mapping that ends behind `address`. */
 static size_t first_behind(const struct mapping_table *t, uint64_t address)
 {

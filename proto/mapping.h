@@ -67,6 +67,12 @@ void mapping_table_release(struct mapping_table *t);
 /* Appends, taking over m's strings on success. 0, -ENOMEM, or -EINVAL where it is not behind the
  * last one. */
 int mapping_table_append(struct mapping_table *t, struct mapping *m);
+/*
+ * Makes one of neighbours that are one mapping in all that this table tells. The kernel keeps them
+ * apart for reasons of its own, such as being registered with a userfaultfd, which come and go
+ * while a process is followed.
+ */
+void mapping_table_merge(struct mapping_table *t);
 /* The mapping that holds `address`, or NULL. */
 const struct mapping *mapping_table_find(const struct mapping_table *t, uint64_t address);
 

@@ -98,7 +98,37 @@ static void test_a_difference_applied_gives_the_other_table(void)
 	}
 }
 
+static void test_neighbours_that_are_one_are_merged(void)
+{
+	add(&from, 0, 2, "");
+	add(&from, 2, 5, "");
+	add(&from, 5, 6, "[heap]");
+	add(&from, 7, 8, "[heap]");
+	add(&from, 8, 9, "[heap]");
+	from.v[4].prot = 1;
+	mapping_table_merge(&from);
+	CU_ASSERT_EQUAL_FATAL(from.len, 4);
+	CU_ASSERT_EQUAL(from.v[0].start, 0);
+	CU_ASSERT_EQUAL(from.v[0].end, 5 * 4096);
+	CU_ASSERT_EQUAL(from.v[3].start, 8 * 4096);
+}
+
+static void test_neighbours_of_a_file_are_merged_where_it_goes_on(void)
+{
+	add(&from, 0, 2, "/file");
+	add(&from, 2, 4, "/file");
+	add(&from, 4, 5, "/file");
+	for (size_t i = 0; i < 3; i++)
+		from.v[i].kind = MAPPING_FILE_PRIVATE;
+	from.v[2].offset += 4096;
+	mapping_table_merge(&from);
+	CU_ASSERT_EQUAL_FATAL(from.len, 2);
+	CU_ASSERT_EQUAL(from.v[0].end, 4 * 4096);
+}
+
 static const struct test tests[] = {
+	TEST(test_neighbours_that_are_one_are_merged),
+	TEST(test_neighbours_of_a_file_are_merged_where_it_goes_on),
 	TEST(test_a_table_is_in_order),
 	TEST(test_equal_tables_differ_in_nothing),
 	TEST(test_a_removed_place_cuts_what_it_meets),

@@ -278,8 +278,8 @@ static int take_vdso(struct process_source *s, struct baseline *b, struct pagese
 }
 
 /* Sorts what was found by address into the spaces that the pages belong to. */
-static int sort_by_space(struct process_source *s, struct baseline *b,
-	const struct backend_found *found, const struct watch_list *watches,
+static int sort_by_space(struct process_source *s, const struct mapping_table *maps,
+	struct baseline *b, const struct backend_found *found, const struct watch_list *watches,
 	struct holdings *written)
 {
 	int r = holdings_grow(&b->held, s->nobjects + 1);
@@ -292,7 +292,7 @@ static int sort_by_space(struct process_source *s, struct baseline *b,
 	struct pageset shared = {0};
 	for (size_t i = 0; r == 0 && i < watches->len; i++) {
 		const struct watch *w = &watches->v[i];
-		const struct mapping *m = &b->maps.v[w->mapping];
+		const struct mapping *m = &maps->v[w->mapping];
 		if (w->kind != WATCH_SHARED)
 			continue;
 		struct page_run run = {w->start, w->end};
@@ -503,11 +503,9 @@ static int make_spans(struct process_source *s, const struct baseline *b,
 
 /* All that a collect makes of the backend's answer. */
 static int make_changes(struct process_source *s, struct baseline *b,
-	const struct backend_found *found, const struct watch_list *watches, struct change_set *c)
+	const struct backend_found *found, struct change_set *c)
 {
 	int r = mapping_diff_make(&s->settled.maps, &b->maps, &c->mappings);
-	if (r == 0)
-		r = sort_by_space(s, b, found, watches, &s->written);
 	if (r == 0)
 		r = add_owed(s, &b->held, &s->written);
 	if (r == 0)
@@ -541,6 +539,7 @@ static int source_collect(
 	struct process_source *s = (struct process_source *)base;
 	uint64_t before = clock_now_ns();
 	struct baseline b = {0};
+	struct mapping_table maps = {0}; /* as the kernel has them; b.maps: as they travel */
 	struct watch_list watches = {0};
 	struct backend_found found = {0};
 
@@ -550,19 +549,24 @@ static int source_collect(
 
 	int r = process_check(s->process, err);
 	if (r == 0)
-		r = maps_read(s->process, &s->settled.maps, &b.maps, err);
+		r = maps_read(s->process, &s->settled.maps, &maps, err);
 	if (r < 0)
 		goto out;
-	r = make_watches(s, &b.maps, &watches);
+	r = make_watches(s, &maps, &watches);
 	if (r < 0) {
 		tide_fail(err, r, "look at the shared memory of process %d", s->process->pid);
 		goto out;
 	}
 	uint64_t at = clock_now_ns();
-	r = s->backend->ops->collect(s->backend, &b.maps, &watches, s->frozen, &found, err);
+	r = s->backend->ops->collect(s->backend, &maps, &watches, s->frozen, &found, err);
 	if (r < 0)
 		goto out;
-	r = make_changes(s, &b, &found, &watches, &s->changes);
+	r = sort_by_space(s, &maps, &b, &found, &watches, &s->written);
+	b.maps = maps;
+	maps = (struct mapping_table){0};
+	mapping_table_merge(&b.maps);
+	if (r == 0)
+		r = make_changes(s, &b, &found, &s->changes);
 	if (r < 0) {
 		tide_fail(err, r, "note what process %d wrote", s->process->pid);
 		goto out;
@@ -577,6 +581,7 @@ out:
 	/* What a failed collect armed would never show again. */
 	s->start_over = r < 0;
 	baseline_release(&b);
+	mapping_table_release(&maps);
 	watch_list_release(&watches);
 	backend_found_release(&found);
 	return r;

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+/* The main job, end to end: real programs are sent while they write, and the image is held against
+ * the stopped process. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "tests/harness.h"
+#include "tests/system/fixture.h"
+#include "tests/system/oracle.h"
+
+/* argv helper: numbers as text. */
+static const char *text_of(long number)
+{
+	char buf[32];
+	snprintf(buf, sizeof(buf), "%ld", number);
+	return fixture_path(buf) + strlen(fixture_folder()) + 1;
+}
+
+/* Sends, leaving the process stopped, and holds the image against it by a road that shares no code
+ * with the tracker. */
+static void send_and_compare(const struct agent *agent, struct child *target, const char *name)
+{
+	const char *pid = text_of(target->pid);
+	struct child *send = child_run(0, fixture_tidemark(), "send", pid, agent->address, "--name",
+		name, "--leave-stopped", NULL);
+	if (send->status != 0)
+		CU_FAIL_FATAL("the send failed");
+	wait_until_stopped(target->pid);
+	CU_ASSERT_EQUAL(process_state_letter(target->pid), 'T');
+
+	char image[512];
+	snprintf(image, sizeof(image), "%s/%s", agent->store, name);
+	struct oracle_result result;
+	CU_ASSERT_EQUAL(oracle_compare(agent->store, name, target->pid, &result), 0);
+	CU_ASSERT_EQUAL(result.different_pages, 0);
+	CU_ASSERT_TRUE(result.compared_pages > 100);
+	printf("%s: %llu pages compared, %llu differ\n", name,
+		(unsigned long long)result.compared_pages,
+		(unsigned long long)result.different_pages);
+	if (result.different_pages)
+		printf("%s\n", result.first);
+
+	child_run(0, fixture_tidemark(), "compare", image, pid, NULL);
+	child_run(0, fixture_tidemark(), "verify", image, NULL);
+	CU_ASSERT_EQUAL(count_userfaultfds(target->pid), 0);
+	CU_ASSERT_FALSE(is_registered(target->pid));
+}
+
+static void finish_unharmed(struct child *target)
+{
+	child_signal(target, SIGCONT);
+	child_signal(target, SIGTERM);
+	CU_ASSERT_EQUAL(child_finish(target), 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(target->text, " 0 wrong"));
+	if (target->status)
+		printf("%s%s", target->text, target->errors);
+}
+
+static void test_a_process_that_keeps_writing_is_sent_exactly(void)
+{
+	struct agent agent = agent_start("store", NULL);
+	struct child *writer = child_start(fixture_workload("writer"), "128", "50", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	send_and_compare(&agent, writer, "writer");
+	finish_unharmed(writer);
+}
+
+static void test_many_threads_that_map_and_unmap_are_sent_exactly(void)
+{
+	struct agent agent = agent_start("store", NULL);
+	struct child *mapper = child_start(fixture_workload("mapper"), "64", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(mapper, "ready"));
+	for (int i = 0; i < 3; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "mapper-%d", i);
+		send_and_compare(&agent, mapper, name);
+		child_signal(mapper, SIGCONT);
+	}
+	finish_unharmed(mapper);
+}
+
+static void test_a_python_process_is_sent_exactly(void)
+{
+	struct agent agent = agent_start("store", NULL);
+	struct child *python = child_start("python3", PYTHON_WORKLOAD, NULL);
+	if (!child_wait_line(python, "ready"))
+		harness_skip("python3 does not run here");
+	send_and_compare(&agent, python, "python");
+	finish_unharmed(python);
+}
+
+static void test_what_goes_on_is_unharmed(void)
+{
+	struct agent agent = agent_start("store", NULL);
+	struct child *writer = child_start(fixture_workload("writer"), "64", "100", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	for (int i = 0; i < 3; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "again-%d", i);
+		child_run(0, fixture_tidemark(), "send", text_of(writer->pid), agent.address,
+			"--name", name, NULL);
+		child_signal(writer, SIGUSR1);
+		CU_ASSERT_PTR_NOT_NULL(child_wait_line(writer, "pass "));
+		CU_ASSERT_EQUAL(count_userfaultfds(writer->pid), 0);
+		CU_ASSERT_FALSE(is_registered(writer->pid));
+	}
+	finish_unharmed(writer);
+}
+
+static void test_a_killed_process_is_gone_when_its_image_is_there(void)
+{
+	struct agent agent = agent_start("store", NULL);
+	struct child *writer = child_start(fixture_workload("writer"), "16", "10", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	child_run(0, fixture_tidemark(), "send", text_of(writer->pid), agent.address, "--name",
+		"last", "--kill", NULL);
+	CU_ASSERT_EQUAL(child_finish(writer), 128 + SIGKILL);
+	struct child *list = child_run(0, fixture_tidemark(), "list", agent.store, "--json", NULL);
+	CU_ASSERT_PTR_NOT_NULL(strstr(list->text, "\"name\": \"last\""));
+}
+
+static void test_a_recorded_stream_gives_the_same_image(void)
+{
+	struct child *writer = child_start(fixture_workload("writer"), "32", "20", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	const char *file = fixture_path("recorded"), *store = fixture_path("applied");
+	child_run(
+		0, fixture_tidemark(), "send", text_of(writer->pid), file, "--leave-stopped", NULL);
+	wait_until_stopped(writer->pid);
+	child_run(0, fixture_tidemark(), "apply", file, "--store", store, "--name", "it", NULL);
+
+	struct oracle_result result;
+	CU_ASSERT_EQUAL(oracle_compare(store, "it", writer->pid, &result), 0);
+	CU_ASSERT_EQUAL(result.different_pages, 0);
+	finish_unharmed(writer);
+}
+
+/* tidemark send PID - | tidemark apply - */
+static void test_a_stream_goes_through_a_pipe(void)
+{
+	struct child *writer = child_start(fixture_workload("writer"), "32", "20", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	const char *store = fixture_path("piped");
+	char command[1024];
+	snprintf(command, sizeof(command),
+		"set -o pipefail; '%s' send %d - --leave-stopped | '%s' apply - --store '%s' "
+		"--name it",
+		fixture_tidemark(), writer->pid, fixture_tidemark(), store);
+	child_run(0, "bash", "-c", command, NULL);
+	wait_until_stopped(writer->pid);
+	struct oracle_result result;
+	CU_ASSERT_EQUAL(oracle_compare(store, "it", writer->pid, &result), 0);
+	CU_ASSERT_EQUAL(result.different_pages, 0);
+	finish_unharmed(writer);
+}
+
+static void test_a_changed_page_is_found_by_compare(void)
+{
+	struct agent agent = agent_start("store", NULL);
+	struct child *writer = child_start(fixture_workload("writer"), "16", "20", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	send_and_compare(&agent, writer, "before");
+	child_signal(writer, SIGCONT);
+	child_signal(writer, SIGUSR1);
+	CU_ASSERT_PTR_NOT_NULL(child_wait_line(writer, "pass "));
+	child_signal(writer, SIGSTOP);
+	wait_until_stopped(writer->pid);
+	char image[512];
+	snprintf(image, sizeof(image), "%s/before", agent.store);
+	struct child *compare =
+		child_run(1, fixture_tidemark(), "compare", image, text_of(writer->pid), NULL);
+	CU_ASSERT_TRUE(compare->len > 0);
+	finish_unharmed(writer);
+}
+
+static void test_the_program_behind_tcp_is_the_same(void)
+{
+	struct agent agent = agent_start("store", "tcp://127.0.0.1:0");
+	struct child *writer = child_start(fixture_workload("writer"), "16", "20", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	send_and_compare(&agent, writer, "tcp");
+	finish_unharmed(writer);
+}
+
+static void test_several_sessions_at_once(void)
+{
+	enum { N = 3 };
+	struct agent agent = agent_start("store", NULL);
+	struct child *writers[N], *sends[N];
+	for (int i = 0; i < N; i++) {
+		writers[i] = child_start(fixture_workload("writer"), "32", "20", NULL);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writers[i], "ready"));
+	}
+	for (int i = 0; i < N; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "one-of-%d", i);
+		sends[i] = child_start(fixture_tidemark(), "send", text_of(writers[i]->pid),
+			agent.address, "--name", fixture_path(name) + strlen(fixture_folder()) + 1,
+			"--leave-stopped", NULL);
+	}
+	for (int i = 0; i < N; i++) {
+		char name[16];
+		struct oracle_result result;
+		snprintf(name, sizeof(name), "one-of-%d", i);
+		CU_ASSERT_EQUAL(child_finish(sends[i]), 0);
+		wait_until_stopped(writers[i]->pid);
+		CU_ASSERT_EQUAL(oracle_compare(agent.store, name, writers[i]->pid, &result), 0);
+		CU_ASSERT_EQUAL(result.different_pages, 0);
+		finish_unharmed(writers[i]);
+	}
+}
+
+static void test_once_ends_after_one_session(void)
+{
+	const char *store = fixture_path("store");
+	char address[300];
+	snprintf(address, sizeof(address), "unix:%s.sock", store);
+	struct child *agent = child_start(
+		fixture_tidemark(), "agent", "--listen", address, "--store", store, "--once", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(agent, "listening on "));
+	struct child *writer = child_start(fixture_workload("writer"), "8", "10", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	child_run(0, fixture_tidemark(), "send", text_of(writer->pid), address, NULL);
+	CU_ASSERT_EQUAL(child_finish(agent), 0);
+	finish_unharmed(writer);
+}
+
+static void test_sigterm_ends_the_agent_cleanly(void)
+{
+	struct agent agent = agent_start("store", NULL);
+	child_signal(agent.child, SIGTERM);
+	CU_ASSERT_EQUAL(child_finish(agent.child), 0);
+	CU_ASSERT_EQUAL(access(agent.address + strlen("unix:"), F_OK), -1);
+}
+
+static const struct test tests[] = {
+	TEST(test_a_process_that_keeps_writing_is_sent_exactly),
+	TEST(test_many_threads_that_map_and_unmap_are_sent_exactly),
+	TEST(test_a_python_process_is_sent_exactly),
+	TEST(test_what_goes_on_is_unharmed),
+	TEST(test_a_killed_process_is_gone_when_its_image_is_there),
+	TEST(test_a_recorded_stream_gives_the_same_image),
+	TEST(test_a_stream_goes_through_a_pipe),
+	TEST(test_a_changed_page_is_found_by_compare),
+	TEST(test_the_program_behind_tcp_is_the_same),
+	TEST(test_several_sessions_at_once),
+	TEST(test_once_ends_after_one_session),
+	TEST(test_sigterm_ends_the_agent_cleanly),
+	{NULL, NULL},
+};
+
+int main(int argc, char **argv)
+{
+	return harness_main(argc, argv, "send", tests, fixture_setup, fixture_teardown);
+}

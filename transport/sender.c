@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -479,7 +480,7 @@ static int begin_stream(struct sender *s, struct tide_error *err)
 	if (s->options.codec)
 		head.features |= s->options.codec->feature;
 	if (uname(&u) == 0)
-		strncpy(head.host, u.nodename, sizeof(head.host) - 1);
+		snprintf(head.host, sizeof(head.host), "%.64s", u.nodename);
 	if (getrandom(head.stream_id, sizeof(head.stream_id), 0) != sizeof(head.stream_id))
 		return tide_fail(err, -errno, "draw an image's number");
 	memcpy(s->result.stream_id, head.stream_id, sizeof(head.stream_id));

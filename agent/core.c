@@ -315,7 +315,8 @@ static int make_head(struct core *c, const struct buffer *notes)
 		Elf64_Shdr count = {.sh_type = SHT_NULL, .sh_size = 1, .sh_info = (uint32_t)n};
 		memcpy(c->head + sizeof(head) + table, &count, sizeof(count));
 	}
-	memcpy(c->head + sizeof(head) + table + section, notes->data, notes->len);
+	if (notes->len)
+		memcpy(c->head + sizeof(head) + table + section, notes->data, notes->len);
 	return 0;
 }
 

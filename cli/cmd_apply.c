@@ -63,8 +63,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->file = arg;
 		return 0;
 	case ARGP_KEY_END:
-		if (!o->file || !o->store)
+		if (!o->file || !o->store) {
 			argp_error(state, "a recorded stream and --store are needed");
+			return EINVAL;
+		}
 		if (!o->name[0] && !name_after_file(o))
 			argp_error(state, "--name is needed: the image cannot be called '%s'",
 				o->file);

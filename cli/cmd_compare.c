@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -129,6 +130,7 @@ static void compare_mappings(struct comparing *c, const struct mapping_table *im
 	for (size_t i = 0, k = 0; i < image->len || k < process->len;) {
 		const struct mapping *a = i < image->len ? &image->v[i] : NULL;
 		const struct mapping *b = k < process->len ? &process->v[k] : NULL;
+		assert(a || b);
 		/* Objects are numbered by each sender as it meets them. */
 		bool same = a && b && a->start == b->start && a->end == b->end &&
 			    a->prot == b->prot && ((a->flags ^ b->flags) & MAPPING_SHARED) == 0 &&
@@ -176,7 +178,7 @@ static int compare_run(struct comparing *c, const struct image_piece *piece, str
 			return tide_say(err,
 				"the page at %#" PRIx64 " of process %d cannot be read", at + got,
 				c->process->pid);
-		got -= got % c->page_bytes;
+		got &= ~(c->page_bytes - 1);
 		for (uint64_t k = 0; k < got; k += c->page_bytes) {
 			c->pages++;
 			if (memcmp(c->here + k, c->there + k, c->page_bytes) != 0)

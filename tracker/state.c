@@ -96,7 +96,7 @@ int process_describe(const struct process *p, struct process_info **ret, struct 
 	int r = process_read_file(p, "comm", &comm, &comm_len, err);
 	if (r == 0)
 		r = process_read_file(p, "cmdline", &cmdline, &cmdline_len, err);
-	if (r < 0)
+	if (r < 0 || !comm || !cmdline)
 		return r;
 	char exe[4096];
 	ssize_t exe_len = readlinkat(p->proc_fd, "exe", exe, sizeof(exe) - 1);

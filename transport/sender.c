@@ -206,7 +206,7 @@ static void *work(void *arg)
 		pthread_cond_broadcast(&s->changed);
 		pthread_mutex_unlock(&s->lock);
 
-		int r = skip ? 0 : do_job(s, &job, pages, b, &err);
+		int r = skip || !pages || !b ? 0 : do_job(s, &job, pages, b, &err);
 
 		pthread_mutex_lock(&s->lock);
 		s->busy_workers--;

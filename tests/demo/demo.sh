@@ -47,8 +47,8 @@ pids+=("$writer")
 wait_line 4 ready
 echo "process $writer"
 
-say "tidemark send $writer $address --name demo --leave-stopped"
-"$tidemark" send "$writer" "$address" --name demo --leave-stopped
+say "tidemark send $writer $address --name demo --max-downtime 20ms --leave-stopped"
+"$tidemark" send "$writer" "$address" --name demo --max-downtime 20ms --leave-stopped
 
 say "The process stands still now: tidemark compare holds every page of it against the image"
 "$tidemark" compare "$work/store/demo" "$writer"

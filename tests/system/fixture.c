@@ -136,7 +136,7 @@ struct child *child_startv(const char *const *argv)
 	if (nchildren == CHILDREN_MAX)
 		CU_FAIL_FATAL("too many children in one test");
 	struct child *c = calloc(1, sizeof(*c));
-	if (!c || pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
+	if (!c || !argv[0] || pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
 		CU_FAIL_FATAL("cannot start a child");
 	snprintf(c->error_path, sizeof(c->error_path), "%s/stderr-%zu", folder, nchildren);
 	c->pid = fork();

@@ -267,8 +267,9 @@ static void unmap_0_to_1(void)
 
 static void replace_6_to_9(void)
 {
-	mmap(arena + 6 * PAGE, 4 * PAGE, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	if (mmap(arena + 6 * PAGE, 4 * PAGE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+		_exit(1);
 	arena[8 * PAGE] = 99;
 }
 

@@ -41,7 +41,7 @@ struct page_drop {
  * collect or release. */
 struct change_set {
 	struct mapping_diff mappings;
-	struct page_drop *drops;
+	struct page_drop *drops; /* by space, then by place, without overlap */
 	size_t ndrops;
 	struct page_span *written; /* by space, then by place */
 	size_t nwritten;

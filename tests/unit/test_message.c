@@ -19,6 +19,7 @@ static struct mappings_message mappings;
 static struct drops_message drops;
 static struct process_state state, state_got;
 static struct process_info *info;
+static FILE *file;
 
 static void setup(void)
 {
@@ -32,6 +33,7 @@ static void setup(void)
 	drops = (struct drops_message){0};
 	state = state_got = (struct process_state){0};
 	info = NULL;
+	file = NULL;
 }
 
 static void teardown(void)
@@ -47,6 +49,8 @@ static void teardown(void)
 	process_state_release(&state);
 	process_state_release(&state_got);
 	free(info);
+	if (file)
+		fclose(file);
 }
 
 /* --- help --------------------------------------------------------------------------------- */
@@ -1702,6 +1706,67 @@ static void test_state_is_bounded_over_all_frames(void)
 	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "memory"));
 }
 
+/* --- the specification -------------------------------------------------------------------- */
+
+/* Reads the hexadecimal bytes of the next ```hex block of the specification; a # begins a comment.
+ */
+static size_t next_hex_block(uint8_t *bytes, size_t cap)
+{
+	char line[256];
+	size_t n = 0;
+	bool inside = false;
+	while (fgets(line, sizeof(line), file)) {
+		if (!inside) {
+			inside = strcmp(line, "```hex\n") == 0;
+			continue;
+		}
+		if (strcmp(line, "```\n") == 0)
+			break;
+		line[strcspn(line, "#\n")] = '\0';
+		unsigned byte;
+		int used;
+		for (const char *p = line; sscanf(p, " %2x%n", &byte, &used) == 1; p += used) {
+			CU_ASSERT_FATAL(n < cap);
+			bytes[n++] = (uint8_t)byte;
+		}
+	}
+	return n;
+}
+
+static void test_the_frame_in_the_specification(void)
+{
+	uint8_t bytes[256];
+	file = fopen(TIDEMARK_SOURCE_DIR "/docs/stream-format.md", "r");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+
+	uint16_t minor;
+	CU_ASSERT_EQUAL_FATAL(next_hex_block(bytes, sizeof(bytes)), PREAMBLE_BYTES);
+	CU_ASSERT_EQUAL(preamble_decode(bytes, &minor, &err), 0);
+	CU_ASSERT_EQUAL(minor, FORMAT_MINOR);
+
+	/* It says what the text beside it says, and is what we write ourselves. */
+	struct page_drop want[] = {
+		{SPACE_PRIVATE, {0x7f0000000000, 0x7f0000003000}, DROP_GONE},
+		{SPACE_PRIVATE, {0x7f0000004000, 0x7f0000005000}, DROP_BACK_TO_FILE},
+		{3, {0, 0x200000}, DROP_GONE},
+	};
+	size_t n = next_hex_block(bytes, sizeof(bytes)), at = 0;
+	CU_ASSERT_FATAL(n > FRAME_HEADER_BYTES);
+	struct frame f;
+	CU_ASSERT_EQUAL_FATAL(frame_decode(bytes, bytes + FRAME_HEADER_BYTES, &f, &err), 0);
+	CU_ASSERT_EQUAL(f.process, 1);
+	CU_ASSERT_EQUAL_FATAL(drops_decode(&f, &drops, &err), 0);
+	CU_ASSERT_EQUAL(drops.round, 2);
+	CU_ASSERT_EQUAL_FATAL(drops.ndrops, 3);
+	expect_drops(drops.drops, want, 3);
+	CU_ASSERT_EQUAL_FATAL(
+		drops_encode(1, &(struct drops_message){.round = 2, .drops = want, .ndrops = 3},
+			&at, &buffer),
+		0);
+	CU_ASSERT_EQUAL_FATAL(buffer.bytes, n);
+	CU_ASSERT_EQUAL(memcmp(buffer.data, bytes, n), 0);
+}
+
 static const struct test tests[] = {
 	TEST(test_the_frame_carries_type_process_and_flags),
 	TEST(test_another_type_payload_or_process_is_refused),
@@ -1748,6 +1813,7 @@ static const struct test tests[] = {
 	TEST(test_state_that_the_format_cannot_say_is_refused),
 	TEST(test_state_frames_must_follow),
 	TEST(test_state_is_bounded_over_all_frames),
+	TEST(test_the_frame_in_the_specification),
 	{NULL, NULL},
 };
 

@@ -71,7 +71,10 @@ static int machine_check(enum frame_type type, const char architecture[32],
 	int r = wire_text_check(type, "an architecture", architecture, 32, 0, err);
 	if (r < 0)
 		return r;
-	if (strncmp(byte_order, "little", 16) != 0 && strncmp(byte_order, "big", 16) != 0)
+	r = wire_text_check(type, "a byte order", byte_order, 16, 0, err);
+	if (r < 0)
+		return r;
+	if (strcmp(byte_order, "little") != 0 && strcmp(byte_order, "big") != 0)
 		return wire_bad(err, type, "with a byte order that is neither little nor big");
 	if (page_bytes < PLACE_UNIT_BYTES || page_bytes > PAGE_BYTES_MAX ||
 		(page_bytes & (page_bytes - 1)) != 0)

@@ -293,73 +293,113 @@ static void mapping_fill(const struct mapping *m, char *why, Tidemark__Mapping *
 	}
 }
 
+/* What a MAPPINGS message points to while it is packed. */
+struct mappings_parts {
+	uint64_t *gap_units, *units;
+	Tidemark__Mapping *members, **list;
+	char (*whys)[WHY_CAP];
+	size_t nremoved, nadded;
+	size_t bytes; /* that they take in the head */
+};
+
+static void mappings_parts_release(struct mappings_parts *p)
+{
+	free(p->gap_units);
+	free(p->units);
+	free(p->members);
+	free(p->list);
+	free(p->whys);
+}
+
+static int mappings_parts_init(struct mappings_parts *p, size_t removed_cap, size_t added_cap)
+{
+	*p = (struct mappings_parts){
+		.gap_units = calloc(removed_cap + 1, sizeof(uint64_t)),
+		.units = calloc(removed_cap + 1, sizeof(uint64_t)),
+		.members = calloc(added_cap + 1, sizeof(Tidemark__Mapping)),
+		.list = calloc(added_cap + 1, sizeof(void *)),
+		.whys = calloc(added_cap + 1, WHY_CAP),
+	};
+	if (p->gap_units && p->units && p->members && p->list && p->whys)
+		return 0;
+	mappings_parts_release(p);
+	*p = (struct mappings_parts){0};
+	return -ENOMEM;
+}
+
+/* Takes as many of the `n` as fit. */
+static int removed_fill(struct mappings_parts *p, const struct page_run *runs, size_t n)
+{
+	uint64_t from = 0;
+	for (size_t i = 0; i < n; i++) {
+		uint64_t least = i ? from + PLACE_UNIT_BYTES : 0;
+		if (!run_valid(runs[i], least, ANYWHERE_END))
+			return -EINVAL;
+		p->gap_units[i] = UNITS(runs[i].start - from);
+		p->units[i] = UNITS(runs[i].end - runs[i].start);
+		p->bytes += varint_bytes(p->gap_units[i]) + varint_bytes(p->units[i]);
+		if (p->bytes > HEAD_BYTES_LISTS)
+			return 0;
+		p->nremoved++;
+		from = runs[i].end;
+	}
+	return 0;
+}
+
+/* The same for mappings, none of which may begin before `from`. */
+static int added_fill(struct mappings_parts *p, const struct mapping *v, size_t n, uint64_t from)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (mapping_check(&v[i], NULL) < 0 || v[i].start < from)
+			return -EINVAL;
+		mapping_fill(&v[i], p->whys[i], &p->members[i]);
+		p->bytes += wire_member_bytes(&p->members[i].base);
+		if (p->bytes > HEAD_BYTES_LISTS)
+			return 0;
+		p->list[p->nadded++] = &p->members[i];
+		from = v[i].end;
+	}
+	return 0;
+}
+
 int mappings_encode(uint32_t process, const struct mappings_message *m, struct mappings_cursor *at,
 	struct frame_buffer *ret)
 {
 	const struct pageset *removed = &m->diff.removed;
 	const struct mapping_table *added = &m->diff.added;
-	struct mappings_cursor next = *at;
 
 	ret->bytes = 0;
 	assert(at->removed <= removed->len && at->added <= added->len);
 	if (process == 0)
 		return -EINVAL;
 
-	size_t removed_cap = removed->len - at->removed, added_cap = added->len - at->added;
-	if (removed_cap > RUNS_MAX)
-		removed_cap = RUNS_MAX;
-	if (added_cap > MAPPINGS_MAX)
-		added_cap = MAPPINGS_MAX;
-	auto_free uint64_t *gaps = calloc(removed_cap + 1, sizeof(*gaps));
-	auto_free uint64_t *units = calloc(removed_cap + 1, sizeof(*units));
-	auto_free Tidemark__Mapping *members = calloc(added_cap + 1, sizeof(*members));
-	auto_free Tidemark__Mapping **list = calloc(added_cap + 1, sizeof(*list));
-	auto_free char(*whys)[WHY_CAP] = calloc(added_cap + 1, sizeof(*whys));
-	if (!gaps || !units || !members || !list || !whys)
-		return -ENOMEM;
-
-	size_t nremoved = 0, nadded = 0, bytes = 0;
-	uint64_t from = 0;
-	while (nremoved < removed_cap) {
-		struct page_run run = removed->runs[next.removed];
-		if (!run_valid(run, nremoved ? from + PLACE_UNIT_BYTES : 0, ANYWHERE_END))
-			return -EINVAL;
-		gaps[nremoved] = UNITS(run.start - from);
-		units[nremoved] = UNITS(run.end - run.start);
-		bytes += varint_bytes(gaps[nremoved]) + varint_bytes(units[nremoved]);
-		if (bytes > HEAD_BYTES_LISTS)
-			break;
-		from = run.end;
-		nremoved++;
-		next.removed++;
-	}
-
-	from = next.added ? added->v[next.added - 1].end : 0;
-	while (next.removed == removed->len && nadded < added_cap) {
-		const struct mapping *mapping = &added->v[next.added];
-		if (mapping_check(mapping, NULL) < 0 || mapping->start < from)
-			return -EINVAL;
-		mapping_fill(mapping, whys[nadded], &members[nadded]);
-		bytes += wire_member_bytes(&members[nadded].base);
-		if (bytes > HEAD_BYTES_LISTS)
-			break;
-		list[nadded] = &members[nadded];
-		from = mapping->end;
-		nadded++;
-		next.added++;
-	}
+	size_t nremoved = removed->len - at->removed, nadded = added->len - at->added;
+	if (nremoved > RUNS_MAX)
+		nremoved = RUNS_MAX;
+	if (nadded > MAPPINGS_MAX)
+		nadded = MAPPINGS_MAX;
+	auto_(mappings_parts_release) struct mappings_parts p;
+	int r = mappings_parts_init(&p, nremoved, nadded);
+	if (r == 0 && nremoved)
+		r = removed_fill(&p, removed->runs + at->removed, nremoved);
+	if (r == 0 && nadded && at->removed + p.nremoved == removed->len)
+		r = added_fill(&p, added->v + at->added, nadded,
+			at->added ? added->v[at->added - 1].end : 0);
+	if (r < 0)
+		return r;
 
 	Tidemark__Mappings w = TIDEMARK__MAPPINGS__INIT;
 	w.round = m->round;
-	w.removed_gap_units = gaps;
-	w.removed_units = units;
-	w.n_removed_gap_units = w.n_removed_units = nremoved;
-	w.added = list;
-	w.n_added = nadded;
-	int r = wire_encode(FRAME_MAPPINGS, process, &w.base, ret);
+	w.removed_gap_units = p.gap_units;
+	w.removed_units = p.units;
+	w.n_removed_gap_units = w.n_removed_units = p.nremoved;
+	w.added = p.list;
+	w.n_added = p.nadded;
+	r = wire_encode(FRAME_MAPPINGS, process, &w.base, ret);
 	if (r < 0)
 		return r;
-	*at = next;
+	at->removed += p.nremoved;
+	at->added += p.nadded;
 	return 0;
 }
 
@@ -457,15 +497,15 @@ int mappings_decode(const struct frame *f, struct mappings_message *ret, struct 
 		return r;
 
 	const Tidemark__Mappings *w = (const Tidemark__Mappings *)unpacked;
-	auto_(mappings_release) struct mappings_message m = {.round = w->round};
+	struct mappings_message m = {.round = w->round};
 	r = removed_take(w, &m.diff.removed, err);
-	if (r < 0)
+	if (r == 0)
+		r = added_take(w, &m.diff.added, err);
+	if (r < 0) {
+		mappings_release(&m);
 		return r;
-	r = added_take(w, &m.diff.added, err);
-	if (r < 0)
-		return r;
+	}
 	*ret = m;
-	m = (struct mappings_message){0};
 	return 0;
 }
 
@@ -527,6 +567,38 @@ static int drop_columns_init(struct drop_columns *c, size_t cap)
 /* At most this many bytes for one drop, however it differs from the one before. */
 #define DROP_BYTES_MAX (10 + 10 + 10 + 3 + 1 + 3)
 
+/* Adds a drop behind `before`; returns about how many bytes it takes. */
+static size_t drop_columns_add(
+	struct drop_columns *c, const struct page_drop *before, const struct page_drop *d)
+{
+	uint64_t from = before->run.end;
+	size_t i = c->nruns, bytes = 0;
+
+	if (i == 0 || before->space != d->space) {
+		from = 0;
+		c->space[c->nspaces++] = d->space;
+		bytes += varint_bytes(d->space) + 3;
+	}
+	if (i == 0 || before->kind != d->kind) {
+		c->kind[c->nkinds++] = (Tidemark__DropKind)d->kind;
+		bytes += 1 + 3;
+	}
+	c->gap_units[i] = UNITS(d->run.start - from);
+	c->units[i] = UNITS(d->run.end - d->run.start);
+	c->space_runs[c->nspaces - 1]++;
+	c->kind_runs[c->nkinds - 1]++;
+	c->nruns++;
+	return bytes + varint_bytes(c->gap_units[i]) + varint_bytes(c->units[i]);
+}
+
+/* May it stand behind `before`? */
+static bool drop_valid(const struct page_drop *before, const struct page_drop *d)
+{
+	uint64_t from = before->space == d->space ? before->run.end : 0;
+	return drop_kind_valid(d->kind) && before->space <= d->space &&
+	       run_valid(d->run, from, space_end(d->space));
+}
+
 int drops_encode(
 	uint32_t process, const struct drops_message *m, size_t *at, struct frame_buffer *ret)
 {
@@ -543,32 +615,16 @@ int drops_encode(
 	if (r < 0)
 		return r;
 
-	const struct page_drop *before = *at ? &m->drops[*at - 1] : NULL;
-	uint64_t from = 0;
+	/* Nothing is before the first: any may stand behind that. */
+	struct page_drop before = {0};
+	if (*at)
+		before = m->drops[*at - 1];
 	for (size_t bytes = 0; c.nruns < cap && bytes + DROP_BYTES_MAX <= HEAD_BYTES_LISTS;) {
 		const struct page_drop *d = &m->drops[*at + c.nruns];
-		bool same_space = before && before->space == d->space;
-		if (!drop_kind_valid(d->kind) || (before && before->space > d->space) ||
-			!run_valid(d->run, same_space ? before->run.end : 0, space_end(d->space)))
+		if (!drop_valid(&before, d))
 			return -EINVAL;
-
-		if (c.nruns == 0 || !same_space) {
-			from = 0;
-			c.space[c.nspaces++] = d->space;
-			bytes += varint_bytes(d->space) + 3;
-		}
-		if (c.nruns == 0 || before->kind != d->kind) {
-			c.kind[c.nkinds++] = (Tidemark__DropKind)d->kind;
-			bytes += 1 + 3;
-		}
-		c.gap_units[c.nruns] = UNITS(d->run.start - from);
-		c.units[c.nruns] = UNITS(d->run.end - d->run.start);
-		bytes += varint_bytes(c.gap_units[c.nruns]) + varint_bytes(c.units[c.nruns]);
-		c.space_runs[c.nspaces - 1]++;
-		c.kind_runs[c.nkinds - 1]++;
-		c.nruns++;
-		from = d->run.end;
-		before = d;
+		bytes += drop_columns_add(&c, &before, d);
+		before = *d;
 	}
 
 	Tidemark__Drops w = TIDEMARK__DROPS__INIT;
@@ -797,7 +853,7 @@ int state_encode(
 	if (cap > THREADS_PER_FRAME_MAX)
 		cap = THREADS_PER_FRAME_MAX;
 	auto_free struct thread_member *members = calloc(cap + 1, sizeof(*members));
-	auto_free Tidemark__Thread **list = calloc(cap + 1, sizeof(*list));
+	auto_free Tidemark__Thread **list = calloc(cap + 1, sizeof(void *));
 	if (!members || !list)
 		return -ENOMEM;
 
@@ -814,7 +870,7 @@ int state_encode(
 		w.pgrp = (uint32_t)m->pgrp;
 		w.sid = (uint32_t)m->sid;
 		w.run_state = (unsigned char)m->state;
-		w.nice = m->nice;
+		w.nice = (int32_t)m->nice;
 		w.auxv = wire_bytes(m->auxv, m->auxv_bytes);
 	}
 
@@ -957,7 +1013,7 @@ static int threads_append(
 	struct process_state *ret, struct thread_list *from, struct tide_error *err)
 {
 	size_t cap = threads_cap(ret->nthreads + from->len);
-	if (cap != threads_cap(ret->nthreads)) {
+	if (!ret->threads || cap != threads_cap(ret->nthreads)) {
 		struct state_thread *v = reallocarray(ret->threads, cap, sizeof(*ret->threads));
 		if (!v)
 			return wire_out_of_memory(err, FRAME_STATE);

@@ -8,6 +8,7 @@
 #include "tests/harness.h"
 
 #define PAGE 4096ull
+#define LAST_PLACE (UINT64_MAX - PAGE + 1) /* the last multiple of a page */
 
 static struct frame_buffer buffer, again;
 static struct tide_error err;
@@ -73,7 +74,9 @@ static void put(const void *data, size_t bytes)
 {
 	if (head_bytes + bytes > head_cap) {
 		head_cap = 2 * (head_bytes + bytes);
-		head = realloc(head, head_cap);
+		uint8_t *larger = realloc(head, head_cap);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(larger);
+		head = larger;
 	}
 	memcpy(head + head_bytes, data, bytes);
 	head_bytes += bytes;
@@ -250,7 +253,7 @@ static void fill_mapping_diff(void)
 	pageset_add(&diff.removed, (struct page_run){0, 16 * PAGE});
 	pageset_add(&diff.removed, (struct page_run){20 * PAGE, 21 * PAGE});
 	pageset_add(&diff.removed, (struct page_run){ADDRESS_END - PAGE, ADDRESS_END});
-	pageset_add(&diff.removed, (struct page_run){-9 * PAGE, -1 * PAGE});
+	pageset_add(&diff.removed, (struct page_run){LAST_PLACE - 8 * PAGE, LAST_PLACE});
 
 	add_mapping(&diff.added, (struct mapping){.start = 0,
 					 .end = PAGE,
@@ -281,7 +284,7 @@ static void fill_mapping_diff(void)
 					 .end = 0xffffffffff601000,
 					 .prot = 4,
 					 .kind = MAPPING_OPAQUE,
-					 .offset = -1 * PAGE,
+					 .offset = LAST_PLACE,
 					 .name = "[vsyscall]",
 					 .why = "the kernel's"});
 }
@@ -1252,7 +1255,7 @@ static void test_mappings_that_are_wrong_are_refused(void)
 	CU_ASSERT_EQUAL(mapping_decode_with(7, 17), -EBADMSG);
 	CU_ASSERT_EQUAL(mapping_decode_with(7, OFFSET_END - 2 * PAGE), 0);
 	CU_ASSERT_EQUAL(mapping_decode_with(7, OFFSET_END - PAGE), -EBADMSG);
-	CU_ASSERT_EQUAL(mapping_decode_with(7, -1 * PAGE), -EBADMSG);
+	CU_ASSERT_EQUAL(mapping_decode_with(7, LAST_PLACE), -EBADMSG);
 }
 
 static void put_small_mapping(uint8_t start_units, uint8_t units)

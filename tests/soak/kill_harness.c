@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "base/clock.h"
@@ -258,6 +259,8 @@ static bool target_start(struct target *t)
 		return false;
 	if (t->pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* A tracer's short life should go by in tracing, not in waiting for a processor. */
+		setpriority(PRIO_PROCESS, 0, 10);
 		t->kind->run(target_report);
 		_exit(1);
 	}

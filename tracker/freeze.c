@@ -234,11 +234,13 @@ int freeze_let_go(struct freeze *f, enum tracer_thaw_mode mode)
 		int signal = mode == TRACER_STOP ? SIGSTOP : SIGKILL;
 		syscall(SYS_pidfd_send_signal, f->process->pid_fd, signal, NULL, 0);
 	}
+	int r = 0;
 	for (size_t i = 0; i < f->n; i++)
-		tracee_detach(&f->threads[i].tracee);
+		if (tracee_detach(&f->threads[i].tracee) < 0)
+			r = -ESRCH; /* somebody killed it: one thread alone cannot be */
 	f->n = f->nsorted = 0;
 	phase_set(PHASE_IDLE);
-	return mode == TRACER_KILL ? 0 : process_check(f->process, NULL);
+	return mode == TRACER_KILL ? 0 : r;
 }
 
 void freeze_release(struct freeze *f)

@@ -80,12 +80,9 @@ static int injection_fail(struct injection *in, int code, const char *doing)
 
 int inject_check_process(const struct process *p, struct tide_error *err)
 {
-	char value[64] = "0";
-	process_read_status(p, process_find_thread(p), "TracerPid", value, sizeof(value));
-	pid_t tracer = (pid_t)strtol(value, NULL, 10);
-	if (tracer != 0)
-		return tide_fail(err, -EPERM,
-			"attach to process %d, which process %d traces already", p->pid, tracer);
+	int r = tracee_check_untraced(p, process_find_thread(p), err);
+	if (r < 0)
+		return r;
 	struct slots slots;
 	struct tide_error why;
 	if (slots_find(p, &slots, &why) == -EOPNOTSUPP && strstr(why.text, "32-bit")) {

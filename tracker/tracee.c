@@ -38,23 +38,30 @@
 
 volatile int *tracer_phase;
 
-static int tracee_seize_failed(const struct process *p, pid_t tid, int code, struct tide_error *err)
+int tracee_check_untraced(const struct process *p, pid_t tid, struct tide_error *err)
 {
-	if (!process_thread_lives(p, tid))
-		return tide_fail(err, -ESRCH, "attach to thread %d of process %d", tid, p->pid);
-
 	char number[16] = "0";
 	process_read_status(p, tid, "TracerPid", number, sizeof(number));
 	pid_t tracer = (pid_t)strtol(number, NULL, 10);
 	if (tracer == 0)
-		return tide_fail(err, code, "attach to thread %d of process %d", tid, p->pid);
+		return 0;
 	char path[32], name[32] = "?";
 	snprintf(path, sizeof(path), "/proc/%d/comm", tracer);
 	auto_fclose FILE *f = fopen(path, "re");
 	if (f && fgets(name, sizeof(name), f))
 		name[strcspn(name, "\n")] = '\0';
-	return tide_fail(err, code, "attach to process %d, which process %d (%s) traces already",
+	return tide_fail(err, -EPERM, "attach to process %d, which process %d (%s) traces already",
 		p->pid, tracer, name);
+}
+
+static int tracee_seize_failed(const struct process *p, pid_t tid, int code, struct tide_error *err)
+{
+	/* A zombie says EPERM too. */
+	if (!process_thread_lives(p, tid))
+		code = -ESRCH;
+	else if (tracee_check_untraced(p, tid, err) < 0)
+		return -EPERM;
+	return tide_fail(err, code, "attach to thread %d of process %d", tid, p->pid);
 }
 
 int tracee_seize(struct tracee *t, const struct process *p, pid_t tid, unsigned long options,
@@ -164,11 +171,12 @@ int tracee_wait(struct tracee *t, uint64_t deadline_ns)
 }
 
 /* Goes on from the stop that was waited for, with the signal that it was for. */
-static void tracee_leave_stop(struct tracee *t, enum __ptrace_request how)
+static int tracee_leave_stop(struct tracee *t, enum __ptrace_request how)
 {
-	ptrace(how, t->tid, NULL, (void *)(long)t->signal);
+	long r = ptrace(how, t->tid, NULL, (void *)(long)t->signal);
 	t->stop = TRACEE_RUNS;
 	t->signal = 0;
+	return r == 0 ? 0 : -errno;
 }
 
 void tracee_resume(struct tracee *t)
@@ -181,12 +189,13 @@ void tracee_resume_to_syscall(struct tracee *t)
 	tracee_leave_stop(t, PTRACE_SYSCALL);
 }
 
-void tracee_detach(struct tracee *t)
+int tracee_detach(struct tracee *t)
 {
 	/* It may have come to a stop since we looked, at a signal that we do not know and that
 	 * detaching now would swallow. When we end the kernel delivers it. */
-	if (t->stop != TRACEE_RUNS && t->stop != TRACEE_GONE)
-		tracee_leave_stop(t, PTRACE_DETACH);
+	if (t->stop == TRACEE_RUNS || t->stop == TRACEE_GONE)
+		return 0;
+	return tracee_leave_stop(t, PTRACE_DETACH);
 }
 
 void tracee_reap(struct tracee *t)

@@ -31,6 +31,9 @@ struct tracee {
 	int signal;
 };
 
+/* -EPERM, with the name of the tracer, where a thread has one already. */
+int tracee_check_untraced(const struct process *p, pid_t tid, struct tide_error *err);
+
 /*
  * Attaches to a thread without stopping it, with `options` (PTRACE_O_*) beside
  * PTRACE_O_TRACESYSGOOD. Errors: -EPERM somebody else traces it, or we may not; -ESRCH it has ended
@@ -54,8 +57,9 @@ void tracee_resume(struct tracee *t);
 void tracee_resume_to_syscall(struct tracee *t);
 
 /* Lets go of the thread; a stopped process stays stopped. Where no stop was found (TRACEE_RUNS)
- * this does nothing, and the end of the calling thread does it. */
-void tracee_detach(struct tracee *t);
+ * this does nothing, and the end of the calling thread does it. -ESRCH where it was killed in its
+ * stop. */
+int tracee_detach(struct tracee *t);
 
 /*
  * Clears away a thread that ended while it was ours: until then the process could not end. The

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -154,17 +155,17 @@ static void freeze_forget_gone(struct freeze *f)
 }
 
 /*
- * Listing threads while some end can miss others, so the kernel's own count decides. A dead leader
- * is counted and cannot be held.
+ * Listing threads while some end can miss others, so the kernel's own count decides, which is in
+ * the number of links of the folder. A dead leader is counted and cannot be held.
  */
 static bool freeze_is_whole(const struct freeze *f)
 {
-	char count[16] = "0";
-	process_read_status(f->process, f->process->pid, "Threads", count, sizeof(count));
-	size_t live = (size_t)strtoul(count, NULL, 10);
-	if (live > 0 && !process_thread_lives(f->process, f->process->pid))
-		live--;
-	return f->n == live;
+	struct stat s;
+	if (fstatat(f->process->proc_fd, "task", &s, 0) != 0 || s.st_nlink < 2)
+		return f->n == 0;
+	size_t live = (size_t)s.st_nlink - 2;
+	return f->n == live ||
+	       (f->n + 1 == live && !process_thread_lives(f->process, f->process->pid));
 }
 
 int freeze_hold(
@@ -224,6 +225,18 @@ static void freeze_look_after_rest(struct freeze *f)
 	}
 }
 
+/*
+ * While threads are let go one by one, those that run already compete with us for the processors,
+ * and the rest waits for us: with 64 busy threads on 2 processors that took 50 ms, and takes 0.2 ms
+ * so. To be in front while *stopping* them would keep them from getting there. The calling thread
+ * ends soon; where this is not allowed, so be it.
+ */
+static void hurry(void)
+{
+	struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
+	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &lowest);
+}
+
 int freeze_let_go(struct freeze *f, enum tracer_thaw_mode mode)
 {
 	freeze_look_after_rest(f);
@@ -234,6 +247,7 @@ int freeze_let_go(struct freeze *f, enum tracer_thaw_mode mode)
 		int signal = mode == TRACER_STOP ? SIGSTOP : SIGKILL;
 		syscall(SYS_pidfd_send_signal, f->process->pid_fd, signal, NULL, 0);
 	}
+	hurry();
 	int r = 0;
 	for (size_t i = 0; i < f->n; i++)
 		if (tracee_detach(&f->threads[i].tracee) < 0)

@@ -53,9 +53,10 @@
 #define OPTION_SUSPEND_SECCOMP (1ul << 21) /* PTRACE_O_SUSPEND_SECCOMP */
 #define GET_SYSCALL_USER_DISPATCH_CONFIG 0x4211
 
-#define STOP_TIMEOUT_NS (500 * NS_PER_MS)
-/* Inside the stub, with a handler of the process on top of it perhaps. */
-#define STUB_TIMEOUT_NS (200 * NS_PER_MS)
+/* A thread that only has to get a processor may wait for a hundred others to have theirs. */
+#define STOP_TIMEOUT_NS (2 * NS_PER_S)
+/* From one stop of the stub to the next, with a handler of the process on top of it perhaps. */
+#define STUB_TIMEOUT_NS (2 * NS_PER_S)
 /* A thread that has something else on its hands (a signal, an older stub) is left alone and asked
  * again. */
 #define ATTEMPTS 50
@@ -373,7 +374,9 @@ static int injection_follow(struct injection *in)
 		}
 		if (r < 0)
 			return r;
-		if (!ours && clock_now_ns() >= deadline)
+		if (ours)
+			deadline = clock_now_ns() + STUB_TIMEOUT_NS;
+		else if (clock_now_ns() >= deadline)
 			return -ETIMEDOUT;
 	}
 	return 0;

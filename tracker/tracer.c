@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "base/clock.h"
@@ -69,6 +70,8 @@ struct tracer {
 static void session_begin(struct tracer *t)
 {
 	t->thread_tid = (pid_t)syscall(SYS_gettid);
+	/* The process waits for us whenever we do not run. Where it is not allowed, so be it. */
+	setpriority(PRIO_PROCESS, (id_t)t->thread_tid, -20);
 	/* Waits for a stop are some tens of microseconds; the default slack adds 50 to each. */
 	prctl(PR_SET_TIMERSLACK, 1);
 	prctl(PR_SET_NAME, "tidemark-ptrace");

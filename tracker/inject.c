@@ -79,21 +79,6 @@ static int injection_fail(struct injection *in, int code, const char *doing)
 	return tide_fail(in->err, code, "%s process %d", doing, in->process->pid);
 }
 
-int inject_check_process(const struct process *p, struct tide_error *err)
-{
-	int r = tracee_check_untraced(p, process_find_thread(p), err);
-	if (r < 0)
-		return r;
-	struct slots slots;
-	struct tide_error why;
-	if (slots_find(p, &slots, &why) == -EOPNOTSUPP && strstr(why.text, "32-bit")) {
-		if (err)
-			*err = why;
-		return why.code;
-	}
-	return 0;
-}
-
 static int injection_check_seccomp(struct injection *in, pid_t tid)
 {
 	char mode[16] = "0";
@@ -121,7 +106,7 @@ static int injection_check(struct injection *in, pid_t tid)
 	int r = slots_find(in->process, &in->slots, in->err);
 	if (r < 0)
 		return r;
-	r = inject_check_process(in->process, in->err);
+	r = tracee_check_untraced(in->process, tid, in->err);
 	if (r < 0)
 		return r;
 	r = injection_check_seccomp(in, tid);

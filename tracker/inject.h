@@ -13,8 +13,4 @@ struct process;
  */
 int inject_userfaultfd(const struct process *p, int *ret_fd, struct tide_error *err);
 
-/* Refuses, in words, what ptrace could not do without harm, as far as that shows from outside:
- * somebody else traces it, it runs 32-bit code. Also for a freeze. */
-int inject_check_process(const struct process *p, struct tide_error *err);
-
 #endif

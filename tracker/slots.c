@@ -108,8 +108,14 @@ static bool slot_is_ours(const struct slot *s)
 	return slot_is_free(s) || s->owner.mark == SLOT_MARK;
 }
 
+int slots_refuse_32_bit(const struct process *p, struct tide_error *err)
+{
+	return tide_fail(err, -EOPNOTSUPP, "trace process %d, which runs 32-bit code", p->pid);
+}
+
 int slots_find(const struct process *p, struct slots *ret, struct tide_error *err)
 {
+	*ret = (struct slots){0};
 	struct range vdso;
 	int r = mapping_find(p, 0, "[vdso]", &vdso);
 	if (r == -ENOENT)
@@ -125,8 +131,10 @@ int slots_find(const struct process *p, struct slots *ret, struct tide_error *er
 		return tide_fail(err, -ESRCH, "read the vDSO of process %d", p->pid);
 	uint64_t used;
 	r = image_end(image, len, &used);
-	if (r == -EOPNOTSUPP)
-		return tide_fail(err, r, "follow process %d, which runs 32-bit code", p->pid);
+	if (r == -EOPNOTSUPP) {
+		ret->is_32_bit = true;
+		return slots_refuse_32_bit(p, err);
+	}
 
 	unsigned n = r == 0 && used < len ? (unsigned)((len - used) / SLOT_BYTES) : 0;
 	if (n > SLOTS_MAX)

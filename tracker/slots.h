@@ -22,10 +22,15 @@ struct tracee;
 struct slots {
 	uint64_t start; /* of the first; SLOT_BYTES each */
 	unsigned n;
+	bool is_32_bit; /* none, since the process runs 32-bit code */
 };
 
-/* Finds the room. -EOPNOTSUPP where there is no vDSO, none for 64-bit code, or no room in it. */
+/* Finds the room. -EOPNOTSUPP where there is no vDSO, none for 64-bit code, or no room in it; then
+ * *ret has no slots but can be used all the same. */
 int slots_find(const struct process *p, struct slots *ret, struct tide_error *err);
+
+/* Says so. */
+int slots_refuse_32_bit(const struct process *p, struct tide_error *err);
 
 bool slots_contain(const struct slots *s, uint64_t address);
 

@@ -20,6 +20,7 @@
 #include "tracker/inject.h"
 #include "tracker/process.h"
 #include "tracker/slots.h"
+#include "tracker/tracee.h"
 #include "tracker/tracer.h"
 
 /* A thread that was joined has a few microseconds to go before the kernel has let go of what it
@@ -239,9 +240,12 @@ int tracer_freeze(
 	if (tracer_state(t) != SESSION_NONE)
 		return tide_fail(
 			err, -EBUSY, "freeze process %d, which is frozen", t->process->pid);
-	int r = inject_check_process(t->process, err);
+	/* Refused while nothing is touched, as far as it shows from outside. */
+	int r = tracee_check_untraced(t->process, process_find_thread(t->process), err);
 	if (r < 0)
 		return r;
+	if (t->slots.is_32_bit)
+		return slots_refuse_32_bit(t->process, err);
 	t->timeout_ns = timeout_ns;
 	r = session_start(t, freeze_main, err);
 	if (r < 0)

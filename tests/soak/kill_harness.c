@@ -544,6 +544,7 @@ int main(int argc, char **argv)
 		tally_print_head();
 	}
 
+	uint64_t share = o.kills / nkinds, rest = o.kills % nkinds;
 	struct tally sum = {0};
 	bool good = true;
 	for (unsigned i = 0, nth = 0; i < ntarget_kinds; i++) {
@@ -551,10 +552,11 @@ int main(int argc, char **argv)
 		if (o.kind && strcmp(o.kind, kind->name) != 0)
 			continue;
 		/* What does not divide goes to the first ones. */
-		uint64_t kills = o.kills / nkinds + (nth++ < o.kills % nkinds);
+		uint64_t kills = share + (nth++ < rest);
 		struct tally y = {0};
 		if (!kind_run(kind, kills, &y)) {
 			fprintf(stderr, "%s: cannot run here\n", kind->name);
+			o.kills -= kills;
 			continue;
 		}
 		good &= tally_is_good(&y);

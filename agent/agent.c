@@ -1,502 +1,639 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Sessions behind a listener. The loop receives frames and queues them; a thread for each session
- * takes them out, checks and stores them, and replies. A session whose queue is full is not read
- * from until there is room: then the client waits.
- */
-#include <errno.h>
+#include <assert.h>
 #include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "agent/session.h"
-#include "agent/store.h"
+#include "agent/agent.h"
+#include "base/clock.h"
 #include "base/error.h"
-#include "tidemark/agent.h"
-#include "transport/auth.h"
+#include "transport/connection.h"
 #include "transport/handshake.h"
 #include "transport/listener.h"
 
-#define QUEUE_BYTES ((uint64_t)32 << 20)
+/* Replies are small. */
+#define REPLY_QUEUE_BYTES ((size_t)1 << 20)
 
-struct tide_agent {
+/* A frame that waits for its session. */
+struct waiting {
+	struct waiting *next;
+	struct frame_buffer raw;
+	struct frame frame; /* borrows `raw` */
+	uint64_t offset;
+	size_t cost_bytes;
+};
+
+/*
+ * A sender. The loop owns it and its connection; its thread, once there is one, runs the session.
+ * It is freed when the connection is closed and the thread has been joined.
+ */
+struct client {
+	struct agent *agent;
+	struct client *prev, *next;
+	struct connection *conn; /* NULL once it is being closed */
+	struct agent_session report;
+	uint64_t began_ns;
+	uint64_t features;  /* that were agreed on */
+	uint64_t at;        /* where the next frame begins, the first one at 0 */
+	bool is_paused;     /* the queue is full, and nothing is read */
+	bool is_closed;     /* the connection is */
+	bool was_announced; /* `opened` was called */
+
+	pthread_t thread;
+	bool has_thread;                /* until it is joined */
+	struct connection *thread_conn; /* the thread's reference */
+
+	pthread_mutex_t lock; /* of what follows */
+	pthread_cond_t changed;
+	struct waiting *first, **last;
+	size_t waiting_bytes;
+	bool has_ended;  /* nothing more comes */
+	bool is_aborted; /* nothing more is to be done */
+	bool wants_room; /* the loop waits for the queue to become shorter */
+	bool has_room;   /* it did */
+	bool is_opened;
+	bool is_finished;   /* the thread is at its end */
+	bool has_end_error; /* why the connection ended */
+	struct tide_error end_error;
+	bool has_error; /* why the session failed */
+	struct tide_error error;
+};
+
+struct agent {
 	uv_loop_t *loop;
-	struct store *store;
-	struct listener *listener;
-	char address[TIDE_ADDRESS_TEXT];
-	struct auth_key_file *made_key;
+	struct agent_options options;
 	struct auth_key key;
 	bool has_key;
-	bool insecure_no_auth;
-	uint64_t timeout_ns, queue_bytes;
-	struct tide_agent_callbacks callbacks;
+	struct auth_key_file *key_file;
+	struct agent_callbacks callbacks;
 	void *arg;
+
+	struct store *store;
+	size_t swept;
+	struct listener *listener; /* NULL once it is being closed */
+	struct tide_address address;
+	bool is_listener_closed;
+	bool is_stopping, is_stopped;
+
 	struct client *clients;
-	bool closing, listener_closed;
-	tide_agent_closed_fn closed;
-	void *closed_arg;
+	unsigned nclients;
+	uint64_t next_number;
+	uint64_t the_one; /* with `once`: the first session that was opened; else 0 */
+	uv_async_t wake;  /* a thread has something for the loop */
 };
 
-/* A frame that waits to be stored; it owns its bytes. */
-struct queued {
-	struct queued *next;
-	struct frame frame;
-	struct frame_buffer raw;
-	uint64_t offset;
-};
+static void agent_check_stopped(struct agent *a);
 
-/* Whoever connected, from the handshake to the end. */
-struct client {
-	struct client *next;
-	struct tide_agent *agent;
-	struct connection *conn;
-	struct session *session; /* the thread's */
-	struct {
-		char name[NAME_MAX_BYTES + 1];
-		bool committed;
-		uint64_t stored_bytes;
-		struct session_stats stats;
-	} outcome;       /* written by the thread before it ends */
-	uv_async_t wake; /* thread to loop: there is room, or it has ended */
-	pthread_t thread;
-	bool has_thread;
-	uint64_t features;
-	uint64_t received; /* of the session's stream, bytes */
-	int to_close;      /* handles that are not closed yet */
+/* --- clients ------------------------------------------------------------------------------ */
 
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	/* Guarded by the lock. */
-	struct queued *first, **last;
-	uint64_t queued_bytes;
-	bool paused;
-	bool input_ended;
-	bool thread_ended;
-	bool failed;
-	struct tide_error error; /* the first */
-};
-
-/* --- the session's thread
- * --------------------------------------------------------------------------- */
-
-static void note_error(struct client *c, const struct tide_error *err)
+static struct client *client_new(struct agent *a)
 {
-	pthread_mutex_lock(&c->lock);
-	if (!c->failed) {
-		c->failed = true;
-		c->error = *err;
-	}
-	pthread_mutex_unlock(&c->lock);
-}
-
-static int reply(void *arg, struct frame_buffer *frame, struct tide_error *err)
-{
-	struct client *c = arg;
-	return connection_send(c->conn, frame, err);
-}
-
-/* The next frame, or NULL at the end of the input. */
-static struct queued *next_frame(struct client *c)
-{
-	pthread_mutex_lock(&c->lock);
-	while (!c->first && !c->input_ended)
-		pthread_cond_wait(&c->changed, &c->lock);
-	struct queued *q = c->first;
-	if (q) {
-		c->first = q->next;
-		if (!c->first)
-			c->last = &c->first;
-		c->queued_bytes -= q->raw.bytes;
-		if (c->paused && c->queued_bytes < c->agent->queue_bytes / 2)
-			uv_async_send(&c->wake);
-	}
-	pthread_mutex_unlock(&c->lock);
-	return q;
-}
-
-static void queued_free(struct queued *q)
-{
-	frame_buffer_release(&q->raw);
-	free(q);
-}
-
-/* Frees the session, which takes what was not committed away from the disk: on this thread, because
- * that may take a while. */
-static void finish_session(struct client *c)
-{
-	struct committed done = {0};
-	c->outcome.committed = session_committed(c->session, &done);
-	c->outcome.stored_bytes = done.stored_bytes;
-	c->outcome.stats = session_stats(c->session);
-	snprintf(c->outcome.name, sizeof(c->outcome.name), "%s", session_name(c->session));
-	session_free(take(c->session));
-}
-
-static void *run_session(void *arg)
-{
-	struct client *c = arg;
-	struct tide_error err;
-	struct queued *q;
-	bool failed = false;
-	while ((q = next_frame(c))) {
-		/* After a failure what still comes is thrown away: the client reads why, and ends.
-		 */
-		if (!failed && session_frame(c->session, &q->frame, &q->raw, q->offset, &err) < 0) {
-			failed = true;
-			note_error(c, &err);
-			connection_fail(c->conn, &err);
-		}
-		queued_free(q);
-	}
-	if (!failed && session_end(c->session, &err) < 0)
-		note_error(c, &err);
-	finish_session(c);
-
-	pthread_mutex_lock(&c->lock);
-	c->thread_ended = true;
-	pthread_mutex_unlock(&c->lock);
-	uv_async_send(&c->wake);
-	return NULL;
-}
-
-/* --- the loop
- * --------------------------------------------------------------------------------------- */
-
-static void agent_free(struct tide_agent *a)
-{
-	if (!a->closing || !a->listener_closed || a->clients)
-		return;
-	tide_agent_closed_fn closed = a->closed;
-	void *arg = a->closed_arg;
-	auth_key_file_close(a->made_key);
-	auth_key_clear(&a->key);
-	store_close(a->store);
-	free(a);
-	if (closed)
-		closed(arg);
-}
-
-static void report(struct client *c)
-{
-	struct tide_agent *a = c->agent;
-	struct tide_agent_session s = {
-		.peer = connection_peer(c->conn)->name,
-		.name = c->outcome.name,
-		.committed = c->outcome.committed,
-		.stored_bytes = c->outcome.stored_bytes,
-		.rounds = c->outcome.stats.rounds,
-		.pages = c->outcome.stats.pages,
-		.bytes = c->outcome.stats.bytes,
-	};
-	/* What happens to a connection after the commit concerns nobody. */
-	bool failed = c->failed && !s.committed;
-	if (a->callbacks.session_ended && !a->closing)
-		a->callbacks.session_ended(a->arg, &s, failed ? &c->error : NULL);
-}
-
-static void client_closed(struct client *c)
-{
-	if (--c->to_close > 0)
-		return;
-	struct tide_agent *a = c->agent;
-	struct client **at = &a->clients;
-	while (*at != c)
-		at = &(*at)->next;
-	*at = c->next;
-	pthread_mutex_destroy(&c->lock);
-	pthread_cond_destroy(&c->changed);
-	free(c);
-	agent_free(a);
-}
-
-static void on_connection_closed(void *arg)
-{
-	client_closed(arg);
-}
-
-static void on_wake_closed(uv_handle_t *handle)
-{
-	client_closed(handle->data);
-}
-
-/* The thread has ended, or there never was one: the rest follows. */
-static void client_close(struct client *c)
-{
-	if (c->has_thread)
-		pthread_join(c->thread, NULL);
-	report(c);
-	c->to_close = 2;
-	connection_close(take(c->conn), on_connection_closed, c);
-	uv_close((uv_handle_t *)&c->wake, on_wake_closed);
-}
-
-static void on_wake(uv_async_t *wake)
-{
-	struct client *c = wake->data;
-	pthread_mutex_lock(&c->lock);
-	bool ended = c->thread_ended;
-	bool resume = !ended && c->paused && c->queued_bytes < c->agent->queue_bytes / 2;
-	if (resume)
-		c->paused = false;
-	pthread_mutex_unlock(&c->lock);
-	if (resume)
-		connection_resume(c->conn);
-	if (ended && c->conn)
-		client_close(c);
-}
-
-static void end_input(struct client *c, const struct tide_error *err)
-{
-	if (err)
-		note_error(c, err);
-	pthread_mutex_lock(&c->lock);
-	c->input_ended = true;
-	pthread_cond_signal(&c->changed);
-	pthread_mutex_unlock(&c->lock);
-	if (!c->has_thread)
-		client_close(c);
-}
-
-static void on_frame(void *arg, struct connection *conn, const struct frame *frame)
-{
-	struct client *c = arg;
-	struct queued *q = calloc(1, sizeof(*q));
-	struct tide_error err;
-	if (!q) {
-		tide_fail(&err, -ENOMEM, "keep a frame");
-		connection_fail(conn, &err);
-		return;
-	}
-	q->frame = *frame;
-	q->offset = c->received;
-	connection_take(conn, &q->raw);
-	c->received += q->raw.bytes;
-
-	pthread_mutex_lock(&c->lock);
-	*c->last = q;
-	c->last = &q->next;
-	c->queued_bytes += q->raw.bytes;
-	bool full = c->queued_bytes > c->agent->queue_bytes;
-	c->paused = full;
-	pthread_cond_signal(&c->changed);
-	pthread_mutex_unlock(&c->lock);
-	if (full)
-		connection_pause(conn);
-}
-
-static void on_ended(void *arg, struct connection *conn, const struct tide_error *err)
-{
-	(void)conn;
-	end_input(arg, err);
-}
-
-/* The thread inherits a mask that leaves the signals to the program whose library we are. */
-static int start_thread(struct client *c)
-{
-	sigset_t all, before;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int r = -pthread_create(&c->thread, NULL, run_session, c);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	c->has_thread = r == 0;
-	return r;
-}
-
-/* Before the handshake has the connection, and when nothing that comes matters any more. */
-static void ignore_frame(void *arg, struct connection *conn, const struct frame *frame)
-{
-	(void)arg;
-	(void)conn;
-	(void)frame;
-}
-
-static void on_handshake(void *arg, struct connection *conn, const struct handshake_result *result,
-	const struct tide_error *failed)
-{
-	struct client *c = arg;
-	struct tide_error err;
-	if (failed) {
-		end_input(c, failed);
-		return;
-	}
-	struct session_options options = {
-		.store = c->agent->store,
-		.reply = reply,
-		.arg = c,
-		.features = result->agreement.features,
-	};
-	int r = session_new(&options, &c->session, &err);
-	if (r == 0) {
-		r = start_thread(c);
-		if (r < 0)
-			tide_fail(&err, r, "start a session");
-	}
-	if (r < 0) {
-		session_free(take(c->session));
-		connection_set_handler(
-			conn, &(struct connection_handler){
-				      .frame = ignore_frame, .ended = on_ended, .arg = c});
-		connection_fail(conn, &err);
-		return;
-	}
-	connection_set_handler(
-		conn, &(struct connection_handler){.frame = on_frame, .ended = on_ended, .arg = c});
-	connection_resume(conn);
-}
-
-static void trouble(struct tide_agent *a, const struct tide_error *err)
-{
-	if (a->callbacks.trouble && !a->closing)
-		a->callbacks.trouble(a->arg, err);
-}
-
-static int greet(struct client *c, struct byte_stream *stream, struct tide_error *err)
-{
-	struct tide_agent *a = c->agent;
-	struct connection_options options = {.timeout_ns = a->timeout_ns};
-	struct connection_handler handler = {.frame = ignore_frame, .ended = on_ended, .arg = c};
-	struct handshake_options handshake = {
-		.key = a->has_key    ? &a->key
-		       : a->made_key ? auth_key_file_key(a->made_key)
-				     : NULL,
-		.insecure_no_auth = a->insecure_no_auth,
-		.timeout_ns = a->timeout_ns,
-	};
-	int r = connection_open(a->loop, stream, &options, &handler, &c->conn, err);
-	return r < 0 ? r : handshake_agent_start(c->conn, &handshake, on_handshake, c, err);
-}
-
-static void on_accept(void *arg, struct byte_stream *stream, const struct tide_error *failed)
-{
-	struct tide_agent *a = arg;
-	struct tide_error err;
-	if (failed) {
-		trouble(a, failed);
-		return;
-	}
 	struct client *c = calloc(1, sizeof(*c));
-	if (!c || uv_async_init(a->loop, &c->wake, on_wake) < 0) {
-		free(c);
-		byte_stream_close(stream, NULL, NULL);
-		tide_fail(&err, -ENOMEM, "let somebody in");
-		trouble(a, &err);
-		return;
-	}
-	c->wake.data = c;
+	if (!c)
+		return NULL;
 	c->agent = a;
 	c->last = &c->first;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->changed, NULL);
 	c->next = a->clients;
+	if (c->next)
+		c->next->prev = c;
 	a->clients = c;
-	if (greet(c, stream, &err) < 0) {
-		trouble(a, &err);
-		c->to_close = c->conn ? 2 : 1;
-		if (c->conn)
-			connection_close(take(c->conn), on_connection_closed, c);
-		uv_close((uv_handle_t *)&c->wake, on_wake_closed);
+	a->nclients++;
+	return c;
+}
+
+static void waiting_free(struct waiting *w)
+{
+	if (w)
+		frame_buffer_release(&w->raw);
+	free(w);
+}
+DEFINE_GUARD(struct waiting, waiting_free)
+
+static void client_free_when_done(struct client *c)
+{
+	struct agent *a = c->agent;
+	if (!c->is_closed || c->has_thread)
+		return;
+	if (c->prev)
+		c->prev->next = c->next;
+	else
+		a->clients = c->next;
+	if (c->next)
+		c->next->prev = c->prev;
+	a->nclients--;
+
+	while (c->first) {
+		struct waiting *w = c->first;
+		c->first = w->next;
+		waiting_free(w);
 	}
+	pthread_cond_destroy(&c->changed);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+	agent_check_stopped(a);
+}
+
+static void on_closed(void *arg)
+{
+	struct client *c = arg;
+	c->is_closed = true;
+	client_free_when_done(c);
+}
+
+static void client_close(struct client *c)
+{
+	if (!c->conn)
+		return;
+	struct connection *conn = c->conn;
+	c->conn = NULL;
+	connection_close(conn, on_closed, c);
+}
+
+/* --- the session's thread ----------------------------------------------------------------- */
+
+/* Asks the loop to look at the client. With the lock held or not. */
+static void client_wake_loop(struct client *c)
+{
+	uv_async_send(&c->agent->wake);
+}
+
+/* The next frame, or NULL where there will be none. */
+static struct waiting *client_next(struct client *c)
+{
+	pthread_mutex_lock(&c->lock);
+	while (!c->first && !c->has_ended && !c->is_aborted)
+		pthread_cond_wait(&c->changed, &c->lock);
+	struct waiting *w = c->is_aborted ? NULL : c->first;
+	if (w) {
+		c->first = w->next;
+		if (!c->first)
+			c->last = &c->first;
+		c->waiting_bytes -= w->cost_bytes;
+		if (c->wants_room && c->waiting_bytes <= c->agent->options.queue_bytes / 2) {
+			c->wants_room = false;
+			c->has_room = true;
+			client_wake_loop(c);
+		}
+	}
+	pthread_mutex_unlock(&c->lock);
+	return w;
+}
+
+static int client_reply(void *arg, struct frame_buffer *reply, struct tide_error *err)
+{
+	struct client *c = arg;
+	return connection_send(c->thread_conn, reply, err);
+}
+
+/* The stream ended before its commit, or we do. */
+static int client_explain_end(struct client *c, struct session *s, struct tide_error *err)
+{
+	pthread_mutex_lock(&c->lock);
+	bool has_error = c->has_end_error;
+	struct tide_error why = c->end_error;
+	pthread_mutex_unlock(&c->lock);
+	if (has_error) {
+		*err = why;
+		return why.code;
+	}
+	int r = session_end(s, err);
+	return tide_prefix(err, r, "%s closed the connection: ", c->report.peer);
+}
+
+static void client_note(struct client *c, const struct session *s)
+{
+	bool is_new = false;
+	pthread_mutex_lock(&c->lock);
+	c->report.stats = session_stats(s);
+	if (!c->is_opened && c->report.stats.phase > SESSION_OPEN &&
+		c->report.stats.phase != SESSION_FAILED) {
+		c->is_opened = is_new = true;
+		snprintf(c->report.name, sizeof(c->report.name), "%s", session_name(s));
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (is_new)
+		client_wake_loop(c);
+}
+
+static int client_run_session(struct client *c, struct session *s, struct tide_error *err)
+{
+	while (session_stats(s).phase != SESSION_DONE) {
+		auto_(waiting_freep) struct waiting *w = client_next(c);
+		if (!w)
+			return client_explain_end(c, s, err);
+		int r = session_frame(s, &w->frame, &w->raw, w->offset, err);
+		client_note(c, s);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void *client_thread(void *arg)
+{
+	struct client *c = arg;
+	struct tide_error err = {0};
+	struct session_options options = {
+		.store = c->agent->store,
+		.reply = client_reply,
+		.arg = c,
+		.features = c->features,
+	};
+	struct session *s = NULL;
+	int r = session_new(&options, &s, &err);
+	if (r == 0)
+		r = client_run_session(c, s, &err);
+
+	struct committed committed;
+	bool is_committed = s && session_committed(s, &committed);
+	/* What was not committed is gone before the sender hears of it. */
+	session_free(s);
+	if (r < 0)
+		connection_fail(c->thread_conn, &err);
+	else
+		connection_shutdown(c->thread_conn);
+
+	pthread_mutex_lock(&c->lock);
+	c->report.is_committed = is_committed;
+	if (is_committed)
+		c->report.committed = committed;
+	c->has_error = r < 0;
+	c->error = err;
+	c->is_finished = true;
+	client_wake_loop(c);
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+/* --- the loop's side of a session --------------------------------------------------------- */
+
+static void client_end(struct client *c, const struct tide_error *err, bool abort)
+{
+	pthread_mutex_lock(&c->lock);
+	if (err && !c->has_ended) {
+		c->end_error = *err;
+		c->has_end_error = true;
+	}
+	c->has_ended = true;
+	c->is_aborted |= abort;
+	pthread_cond_signal(&c->changed);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void on_frame(void *arg, struct connection *conn, const struct frame *frame)
+{
+	struct client *c = arg;
+	struct waiting *w = calloc(1, sizeof(*w));
+	if (!w) {
+		struct tide_error err = {0};
+		tide_fail(&err, -ENOMEM, "take a frame of %s", c->report.peer);
+		connection_fail(conn, &err);
+		return;
+	}
+	connection_take(conn, &w->raw);
+	w->frame = *frame;
+	w->offset = c->at;
+	w->cost_bytes = sizeof(*w) + w->raw.cap;
+	c->at += w->raw.bytes;
+
+	pthread_mutex_lock(&c->lock);
+	*c->last = w;
+	c->last = &w->next;
+	c->waiting_bytes += w->cost_bytes;
+	c->is_paused = c->wants_room = c->waiting_bytes >= c->agent->options.queue_bytes;
+	pthread_cond_signal(&c->changed);
+	pthread_mutex_unlock(&c->lock);
+	if (c->is_paused)
+		connection_pause(conn);
+}
+
+static void on_ended(void *arg, struct connection *conn, const struct tide_error *err)
+{
+	struct client *c = arg;
+	client_end(c, err, false);
+	client_close(c);
+}
+
+/* Ends a session that is not wanted any more, whatever it is at. */
+static void client_abort(struct client *c, const char *why)
+{
+	struct tide_error err = {0};
+	tide_say(&err, "%s", why);
+	client_end(c, &err, true);
+	if (c->conn)
+		connection_fail(c->conn, &err);
 }
 
 static void on_listener_closed(void *arg)
 {
-	struct tide_agent *a = arg;
-	a->listener_closed = true;
-	agent_free(a);
+	struct agent *a = arg;
+	a->is_listener_closed = true;
+	agent_check_stopped(a);
 }
 
-/* A key for TCP: the user's; on loopback one of our own; elsewhere there must be one, or a word
- * that there is none. */
-static int prepare_key(
-	struct tide_agent *a, const struct tide_agent_options *o, struct tide_error *err)
+static void agent_close_listener(struct agent *a)
 {
-	if (o->key_file) {
-		int r = auth_key_read(o->key_file, &a->key, err);
-		a->has_key = r == 0;
-		return r;
+	struct listener *listener = a->listener;
+	a->listener = NULL;
+	if (listener)
+		listener_close(listener, on_listener_closed, a);
+}
+
+/* `once`: this session, and no other. */
+static void agent_take_only(struct agent *a, struct client *only)
+{
+	a->the_one = only->report.number;
+	agent_close_listener(a);
+	for (struct client *c = a->clients; c; c = c->next) {
+		if (c != only)
+			client_abort(c, "this agent takes one session, and has it");
 	}
-	const struct tide_address *address = listener_address(a->listener);
-	if (address->kind != TIDE_ADDRESS_TCP || o->insecure_no_auth)
-		return 0;
-	if (!tide_address_is_loopback(address))
-		return tide_fail_kind(err, TIDE_ERROR_USAGE, -ECANCELED,
-			"listening beyond loopback takes a key (--key-file), or "
-			"--insecure-no-auth");
-	return auth_key_file_make(address->port, &a->made_key, err);
 }
 
-static void agent_abandon(struct tide_agent *a)
+static void client_announce(struct client *c)
 {
-	a->closing = true;
-	if (a->listener) {
-		listener_close(a->listener, on_listener_closed, a);
+	struct agent *a = c->agent;
+	pthread_mutex_lock(&c->lock);
+	bool is_new = c->is_opened && !c->was_announced;
+	struct agent_session report = c->report;
+	pthread_mutex_unlock(&c->lock);
+	if (!is_new)
+		return;
+	c->was_announced = true;
+	if (a->options.once && !a->the_one)
+		agent_take_only(a, c);
+	if (a->callbacks.opened)
+		a->callbacks.opened(a->arg, &report);
+}
+
+static void client_finish(struct client *c)
+{
+	struct agent *a = c->agent;
+	pthread_join(c->thread, NULL);
+	c->has_thread = false;
+	connection_unref(c->thread_conn);
+	c->thread_conn = NULL;
+	c->report.duration_ns = clock_now_ns() - c->began_ns;
+	if (a->callbacks.ended)
+		a->callbacks.ended(a->arg, &c->report, c->has_error ? &c->error : NULL);
+	if (a->the_one == c->report.number)
+		agent_stop(a);
+	client_free_when_done(c);
+}
+
+/* A thread has something to tell. */
+static void on_wake(uv_async_t *wake)
+{
+	struct agent *a = wake->data;
+	for (struct client *c = a->clients, *next; c; c = next) {
+		next = c->next;
+		client_announce(c);
+		pthread_mutex_lock(&c->lock);
+		bool has_room = c->has_room, is_finished = c->is_finished;
+		c->has_room = false;
+		pthread_mutex_unlock(&c->lock);
+		if (has_room && c->is_paused && c->conn) {
+			c->is_paused = false;
+			connection_resume(c->conn);
+		}
+		if (is_finished && c->has_thread)
+			client_finish(c);
+	}
+	agent_check_stopped(a);
+}
+
+/* --- letting in --------------------------------------------------------------------------- */
+
+static void agent_refuse(struct agent *a, const struct tide_error *err)
+{
+	if (a->callbacks.refused)
+		a->callbacks.refused(a->arg, err);
+}
+
+static void on_handshake(void *arg, struct connection *conn, const struct handshake_result *result,
+	const struct tide_error *err)
+{
+	struct client *c = arg;
+	struct agent *a = c->agent;
+	if (err) {
+		agent_refuse(a, err);
+		client_close(c);
 		return;
 	}
-	a->listener_closed = true;
-	agent_free(a);
+
+	struct connection_handler handler = {.frame = on_frame, .ended = on_ended, .arg = c};
+	connection_set_handler(conn, &handler);
+	c->features = result->agreement.features;
+	c->began_ns = clock_now_ns();
+	c->thread_conn = connection_ref(conn);
+	int r = pthread_create(&c->thread, NULL, client_thread, c);
+	if (r) {
+		struct tide_error why = {0};
+		tide_fail(&why, -r, "start a session for %s", c->report.peer);
+		connection_unref(c->thread_conn);
+		c->thread_conn = NULL;
+		connection_fail(conn, &why);
+		agent_refuse(a, &why);
+	} else {
+		c->has_thread = true;
+	}
+	connection_resume(conn);
 }
 
-int tide_agent_start(uv_loop_t *loop, const struct tide_agent_options *options,
-	const struct tide_agent_callbacks *callbacks, void *arg, struct tide_agent **ret,
-	struct tide_error *err)
+/* Before the handshake nothing comes here. */
+static void ignore_frame(void *arg, struct connection *conn, const struct frame *frame)
 {
-	struct tide_agent *a = calloc(1, sizeof(*a));
-	if (!a)
-		return tide_fail(err, -ENOMEM, "start an agent");
-	a->loop = loop;
-	a->insecure_no_auth = options->insecure_no_auth;
-	a->timeout_ns = options->timeout_ns;
-	a->queue_bytes = options->queue_bytes ? options->queue_bytes : QUEUE_BYTES;
-	a->callbacks = *callbacks;
-	a->arg = arg;
+}
 
-	struct listener_options listen = {.insecure_listen = options->insecure_listen};
-	int r = store_open(options->store, STORE_WRITE, &a->store, err);
-	if (r == 0)
-		r = store_sweep(a->store, NULL, err);
-	if (r == 0)
-		r = listener_open(loop, &options->listen, &listen, on_accept, a, &a->listener, err);
-	if (r == 0)
-		r = prepare_key(a, options, err);
-	if (r < 0) {
-		agent_abandon(a);
-		return r;
+static void on_accept(void *arg, struct byte_stream *stream, const struct tide_error *accept_error)
+{
+	struct agent *a = arg;
+	struct tide_error err = {0};
+	if (!stream) {
+		agent_refuse(a, accept_error);
+		return;
 	}
-	tide_address_format(listener_address(a->listener), a->address);
-	*ret = a;
+	if (a->nclients >= a->options.clients_max) {
+		tide_say(&err, "refused %s: %u others are connected", stream->peer.name,
+			a->nclients);
+		byte_stream_close(stream, NULL, NULL);
+		agent_refuse(a, &err);
+		return;
+	}
+
+	struct client *c = client_new(a);
+	if (!c) {
+		tide_fail(&err, -ENOMEM, "let in %s", stream->peer.name);
+		byte_stream_close(stream, NULL, NULL);
+		agent_refuse(a, &err);
+		return;
+	}
+	c->report.number = a->next_number++;
+	snprintf(c->report.peer, sizeof(c->report.peer), "%s", stream->peer.name);
+
+	struct connection_options options = {
+		.queue_bytes = REPLY_QUEUE_BYTES, .timeout_ns = a->options.timeout_ns};
+	struct connection_handler handler = {.frame = ignore_frame, .ended = on_ended, .arg = c};
+	struct handshake_options greeting = {
+		.key = a->has_key ? &a->key : NULL,
+		.insecure_no_auth = a->options.insecure_no_auth,
+		.timeout_ns = a->options.timeout_ns,
+	};
+	int r = connection_open(a->loop, stream, &options, &handler, &c->conn, &err);
+	if (r < 0) {
+		c->is_closed = true;
+		agent_refuse(a, &err);
+		client_free_when_done(c);
+		return;
+	}
+	r = handshake_agent_start(c->conn, &greeting, on_handshake, c, &err);
+	if (r < 0) {
+		agent_refuse(a, &err);
+		client_close(c);
+	}
+}
+
+/* --- beginning and end -------------------------------------------------------------------- */
+
+/* TCP needs a key, unless the user wants none; on loopback one is made. */
+static int agent_find_key(
+	struct agent *a, const struct tide_address *address, struct tide_error *err)
+{
+	if (a->options.key) {
+		a->key = *a->options.key;
+		a->has_key = true;
+	}
+	a->options.key = NULL;
+	if (address->kind != TIDE_ADDRESS_TCP || a->has_key || a->options.insecure_no_auth ||
+		tide_address_is_loopback(address))
+		return 0;
+	return tide_fail_kind(err, TIDE_ERROR_USAGE, -ECANCELED,
+		"listening beyond this machine needs a key (--key-file), or --insecure-no-auth");
+}
+
+static int agent_make_key(struct agent *a, struct tide_error *err)
+{
+	if (a->address.kind != TIDE_ADDRESS_TCP || a->has_key || a->options.insecure_no_auth)
+		return 0;
+	int r = auth_key_file_make(a->address.port, &a->key_file, err);
+	if (r < 0)
+		return r;
+	a->key = *auth_key_file_key(a->key_file);
+	a->has_key = true;
 	return 0;
 }
 
-const char *tide_agent_address(const struct tide_agent *a)
+static void agent_release(struct agent *a)
 {
-	return a->address;
+	auth_key_file_close(a->key_file);
+	a->key_file = NULL;
+	auth_key_clear(&a->key);
+	store_close(a->store);
+	a->store = NULL;
 }
 
-const char *tide_agent_key_path(const struct tide_agent *a)
+void agent_free(struct agent *a)
 {
-	return a->made_key ? auth_key_file_path(a->made_key) : NULL;
+	if (!a)
+		return;
+	assert(a->is_stopped);
+	agent_release(a);
+	free(a);
 }
 
-void tide_agent_stop_listening(struct tide_agent *a)
+static void agent_discard(struct agent *a)
 {
-	if (a->listener)
-		listener_close(take(a->listener), on_listener_closed, a);
+	if (!a)
+		return;
+	listener_close(a->listener, NULL, NULL);
+	agent_release(a);
+	free(a);
+}
+DEFINE_GUARD(struct agent, agent_discard)
+
+int agent_start(uv_loop_t *loop, const struct tide_address *address,
+	const struct agent_options *options, const struct agent_callbacks *callbacks, void *arg,
+	struct agent **ret, struct tide_error *err)
+{
+	auto_(agent_discardp) struct agent *a = calloc(1, sizeof(*a));
+	if (!a)
+		return tide_fail(err, -ENOMEM, "start the agent");
+	a->loop = loop;
+	a->options = *options;
+	a->callbacks = *callbacks;
+	a->arg = arg;
+	a->next_number = 1;
+	if (!a->options.queue_bytes)
+		a->options.queue_bytes = AGENT_QUEUE_BYTES;
+	if (!a->options.clients_max)
+		a->options.clients_max = AGENT_CLIENTS_MAX;
+
+	int r = agent_find_key(a, address, err);
+	if (r == 0)
+		r = store_open(options->store, STORE_WRITE, &a->store, err);
+	a->options.store = NULL;
+	if (r == 0)
+		r = store_sweep(a->store, &a->swept, err);
+	if (r < 0)
+		return r;
+
+	struct listener_options listening = {.insecure_listen = options->insecure_listen};
+	r = listener_open(loop, address, &listening, on_accept, a, &a->listener, err);
+	if (r < 0)
+		return r;
+	a->address = *listener_address(a->listener);
+	r = agent_make_key(a, err);
+	if (r < 0)
+		return r;
+	r = uv_async_init(loop, &a->wake, on_wake);
+	if (r < 0)
+		return tide_fail(err, r, "start the agent");
+	a->wake.data = a;
+	*ret = take(a);
+	return 0;
 }
 
-void tide_agent_close(struct tide_agent *a, tide_agent_closed_fn done, void *arg)
+const struct tide_address *agent_address(const struct agent *a)
 {
-	struct tide_error err;
-	a->closing = true;
-	a->closed = done;
-	a->closed_arg = arg;
-	tide_fail_kind(&err, TIDE_ERROR_FAILED, -ECANCELED, "the agent ends");
-	for (struct client *c = a->clients; c; c = c->next) {
-		if (c->conn)
-			connection_fail(c->conn, &err);
-	}
-	if (a->listener)
-		tide_agent_stop_listening(a);
-	else
-		agent_free(a);
+	return &a->address;
+}
+
+const char *agent_key_path(const struct agent *a)
+{
+	return a->key_file ? auth_key_file_path(a->key_file) : NULL;
+}
+
+size_t agent_swept(const struct agent *a)
+{
+	return a->swept;
+}
+
+static void on_wake_closed(uv_handle_t *handle)
+{
+	struct agent *a = handle->data;
+	a->is_stopped = true;
+	agent_release(a);
+	if (a->callbacks.stopped)
+		a->callbacks.stopped(a->arg);
+}
+
+static void agent_check_stopped(struct agent *a)
+{
+	if (!a->is_stopping || a->clients || !a->is_listener_closed ||
+		uv_is_closing((uv_handle_t *)&a->wake))
+		return;
+	uv_close((uv_handle_t *)&a->wake, on_wake_closed);
+}
+
+void agent_stop(struct agent *a)
+{
+	if (a->is_stopping)
+		return;
+	a->is_stopping = true;
+	for (struct client *c = a->clients; c; c = c->next)
+		client_abort(c, "the agent is being stopped");
+	agent_close_listener(a);
+	/* There may be nothing left that would close and call back. */
+	uv_async_send(&a->wake);
 }

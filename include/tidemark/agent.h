@@ -53,9 +53,6 @@ TIDE_API const char *tide_agent_address(const struct tide_agent *agent);
 /* The key file that it made for itself, or NULL. A client of the same user finds it by itself. */
 TIDE_API const char *tide_agent_key_path(const struct tide_agent *agent);
 
-/* Lets nobody in any more; sessions that run go on. */
-TIDE_API void tide_agent_stop_listening(struct tide_agent *agent);
-
 typedef void (*tide_agent_closed_fn)(void *arg);
 
 /* Ends all sessions, which leave nothing behind, and frees the agent; then `done` is called (it may

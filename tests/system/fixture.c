@@ -269,9 +269,9 @@ struct child *child_run(int expected_status, const char *program, ...)
 	return c;
 }
 
-struct agent agent_start(const char *name, const char *address)
+struct fixture_agent fixture_agent_start(const char *name, const char *address)
 {
-	struct agent a = {0};
+	struct fixture_agent a = {0};
 	char unix_address[300];
 	a.store = fixture_path(name);
 	if (!address) {

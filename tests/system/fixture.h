@@ -53,12 +53,12 @@ struct child *child_run(int expected_status, const char *program, ...) __attribu
 
 /* An agent over a store folder of the test's own, on a unix socket unless `address` says otherwise.
  */
-struct agent {
+struct fixture_agent {
 	struct child *child;
 	char address[256]; /* as printed */
 	const char *store;
 };
-struct agent agent_start(const char *name, const char *address);
+struct fixture_agent fixture_agent_start(const char *name, const char *address);
 
 /* The state letter of a process's leader, and waiting until every thread is stopped. */
 char process_state_letter(pid_t pid);

@@ -20,7 +20,7 @@ static void test_gdb_shows_every_thread_where_it_was(void)
 	if (child_finish(gdb) != 0)
 		harness_skip("gdb is not installed");
 
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *threads = child_start(fixture_workload("threads"), NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(threads, "ready"));
 	char pid[16], image[512];
@@ -56,7 +56,7 @@ static void test_gdb_shows_every_thread_where_it_was(void)
 
 static void test_readelf_finds_nothing_wrong(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *mapper = child_start(fixture_workload("mapper"), "16", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(mapper, "ready"));
 	char pid[16], image[512];

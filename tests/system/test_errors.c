@@ -121,7 +121,7 @@ static void test_itself(void)
 
 static void test_a_process_that_ends_in_the_middle(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = start_writer("256", "400");
 	struct child *send = child_start(fixture_tidemark(), "send", number(writer->pid),
 		agent.address, "--name", "ended", "--max-downtime", "1ns", "--max-rounds", "1000",
@@ -136,7 +136,7 @@ static void test_a_process_that_ends_in_the_middle(void)
 
 static void test_a_process_that_becomes_another_in_the_middle(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	/* A shell that waits for a line, then becomes sleep. */
 	struct child *shell = child_start("bash", "-c",
 		"x=$(head -c 30000000 /dev/zero | tr '\\0' x); echo ready; read; exec sleep 60",
@@ -198,7 +198,7 @@ static void test_a_port_with_another_protocol_behind_it(void)
 
 static void test_an_agent_that_is_killed_in_the_middle(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = start_writer("128", "400");
 	struct child *send = child_start(fixture_tidemark(), "send", number(writer->pid),
 		agent.address, "--name", "cut", "--max-downtime", "1ns", "--max-rounds", "1000",
@@ -210,7 +210,7 @@ static void test_an_agent_that_is_killed_in_the_middle(void)
 	expect_alive(writer);
 
 	/* What the dead one left is cleared by the next, which lists nothing. */
-	struct agent next = agent_start("store", NULL);
+	struct fixture_agent next = fixture_agent_start("store", NULL);
 	struct child *list = child_run(0, fixture_tidemark(), "list", next.store, "--json", NULL);
 	CU_ASSERT_EQUAL(list->len, 0);
 	struct child *left =
@@ -221,7 +221,7 @@ static void test_an_agent_that_is_killed_in_the_middle(void)
 static void test_a_full_disk_at_the_agent(void)
 {
 	fixture_small_disk("disk", 8);
-	struct agent agent = agent_start("disk/store", NULL);
+	struct fixture_agent agent = fixture_agent_start("disk/store", NULL);
 	struct child *writer = start_writer("64", "20");
 	struct child *send = child_run(1, fixture_tidemark(), "send", number(writer->pid),
 		agent.address, "--name", "full", NULL);
@@ -245,7 +245,7 @@ static void test_a_full_disk_under_a_recording(void)
 
 static void test_a_name_that_is_taken(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = start_writer("4", "10");
 	child_run(0, fixture_tidemark(), "send", number(writer->pid), agent.address, "--name",
 		"twice", NULL);
@@ -260,7 +260,7 @@ static void test_a_name_that_is_taken(void)
 
 static void test_ctrl_c_lets_go(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = start_writer("128", "400");
 	struct child *send = child_start(fixture_tidemark(), "send", number(writer->pid),
 		agent.address, "--name", "cut", "--max-downtime", "1ns", "--max-rounds", "100000",
@@ -274,7 +274,7 @@ static void test_ctrl_c_lets_go(void)
 
 static void test_two_trackers_of_one_process(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = start_writer("128", "400");
 	struct child *first = child_start(fixture_tidemark(), "send", number(writer->pid),
 		agent.address, "--name", "first", "--max-downtime", "1ns", "--max-rounds", "100000",
@@ -305,12 +305,15 @@ static void test_an_agent_beyond_loopback_wants_to_be_told(void)
 {
 	struct child *agent = child_run(2, fixture_tidemark(), "agent", "--listen",
 		"tcp://0.0.0.0:0", "--store", fixture_path("store"), NULL);
+	expect_words(agent, "--key-file");
+	agent = child_run(2, fixture_tidemark(), "agent", "--listen", "tcp://0.0.0.0:0", "--store",
+		fixture_path("store"), "--insecure-no-auth", NULL);
 	expect_words(agent, "--insecure-listen");
 }
 
 static void test_an_image_that_is_not_there(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	char image[300];
 	snprintf(image, sizeof(image), "%s/missing", agent.store);
 	expect_words(child_run(1, fixture_tidemark(), "show", image, NULL), "missing");

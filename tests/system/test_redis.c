@@ -47,7 +47,7 @@ static void test_redis_is_sent_while_it_serves(void)
 	CU_ASSERT_TRUE(number_after(ANSWER(socket, "INFO", "memory"), "used_memory:") >=
 		       500.0 * (1 << 20));
 
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *load = child_start("redis-benchmark", "-s", socket, "-t", "set,incr,lpush",
 		"-r", "100000", "-n", "100000000", "-c", "8", "-d", "400", "-q", NULL);
 	char pid[16], image[512];

@@ -23,7 +23,8 @@ static const char *text_of(long number)
 
 /* Sends, leaving the process stopped, and holds the image against it by a road that shares no code
  * with the tracker. */
-static void send_and_compare(const struct agent *agent, struct child *target, const char *name)
+static void send_and_compare(
+	const struct fixture_agent *agent, struct child *target, const char *name)
 {
 	const char *pid = text_of(target->pid);
 	struct child *send = child_run(0, fixture_tidemark(), "send", pid, agent->address, "--name",
@@ -63,7 +64,7 @@ static void finish_unharmed(struct child *target)
 
 static void test_a_process_that_keeps_writing_is_sent_exactly(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = child_start(fixture_workload("writer"), "128", "50", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
 	send_and_compare(&agent, writer, "writer");
@@ -72,7 +73,7 @@ static void test_a_process_that_keeps_writing_is_sent_exactly(void)
 
 static void test_many_threads_that_map_and_unmap_are_sent_exactly(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *mapper = child_start(fixture_workload("mapper"), "64", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(mapper, "ready"));
 	for (int i = 0; i < 3; i++) {
@@ -86,7 +87,7 @@ static void test_many_threads_that_map_and_unmap_are_sent_exactly(void)
 
 static void test_a_python_process_is_sent_exactly(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *python = child_start("python3", PYTHON_WORKLOAD, NULL);
 	if (!child_wait_line(python, "ready"))
 		harness_skip("python3 does not run here");
@@ -96,7 +97,7 @@ static void test_a_python_process_is_sent_exactly(void)
 
 static void test_what_goes_on_is_unharmed(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = child_start(fixture_workload("writer"), "64", "100", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
 	for (int i = 0; i < 3; i++) {
@@ -114,7 +115,7 @@ static void test_what_goes_on_is_unharmed(void)
 
 static void test_a_killed_process_is_gone_when_its_image_is_there(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = child_start(fixture_workload("writer"), "16", "10", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
 	child_run(0, fixture_tidemark(), "send", text_of(writer->pid), agent.address, "--name",
@@ -161,7 +162,7 @@ static void test_a_stream_goes_through_a_pipe(void)
 
 static void test_a_changed_page_is_found_by_compare(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writer = child_start(fixture_workload("writer"), "16", "20", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
 	send_and_compare(&agent, writer, "before");
@@ -180,7 +181,7 @@ static void test_a_changed_page_is_found_by_compare(void)
 
 static void test_the_program_behind_tcp_is_the_same(void)
 {
-	struct agent agent = agent_start("store", "tcp://127.0.0.1:0");
+	struct fixture_agent agent = fixture_agent_start("store", "tcp://127.0.0.1:0");
 	struct child *writer = child_start(fixture_workload("writer"), "16", "20", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
 	send_and_compare(&agent, writer, "tcp");
@@ -190,7 +191,7 @@ static void test_the_program_behind_tcp_is_the_same(void)
 static void test_several_sessions_at_once(void)
 {
 	enum { N = 3 };
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	struct child *writers[N], *sends[N];
 	for (int i = 0; i < N; i++) {
 		writers[i] = child_start(fixture_workload("writer"), "32", "20", NULL);
@@ -232,7 +233,7 @@ static void test_once_ends_after_one_session(void)
 
 static void test_sigterm_ends_the_agent_cleanly(void)
 {
-	struct agent agent = agent_start("store", NULL);
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
 	child_signal(agent.child, SIGTERM);
 	CU_ASSERT_EQUAL(child_finish(agent.child), 0);
 	CU_ASSERT_EQUAL(access(agent.address + strlen("unix:"), F_OK), -1);

@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: MIT */
+/* The agent behind real sockets: sessions side by side, peers that misbehave, orderly ends. */
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <uv.h>
+#include "agent/agent.h"
+#include "agent/image.h"
+#include "tests/harness.h"
+#include "tests/scratch.h"
+#include "tests/unit/world.h"
+#include "transport/handshake.h"
+
+#define CLIENTS 4
+
+/* A sender that sends a stream from memory. */
+struct client {
+	struct connection *conn;
+	struct world world;
+	const char *name;
+	size_t frames; /* to send of the stream; then it waits, or goes away */
+	bool leaves;   /* goes away behind them, without a word */
+	bool is_ended, is_closed;
+	unsigned opened, acks, committed;
+	struct tide_error error; /* what the agent said, or how it ended */
+};
+
+static uv_loop_t loop;
+static char folder[SCRATCH_PATH_MAX];
+static char store_folder[SCRATCH_PATH_MAX + 8];
+static struct agent *agent;
+static struct client clients[CLIENTS];
+static struct tide_error err;
+static int old_namespace; /* -1: the test is in the one that it began in */
+
+/* What the agent told. */
+static unsigned nopened, nended, nrefused, nstopped, ncommitted;
+static struct agent_session last_session;
+static struct tide_error last_error;
+
+static void on_opened(void *arg, const struct agent_session *s)
+{
+	nopened++;
+	CU_ASSERT_TRUE(s->name[0] != '\0');
+}
+
+static void on_session_ended(void *arg, const struct agent_session *s, const struct tide_error *e)
+{
+	nended++;
+	ncommitted += s->is_committed;
+	last_session = *s;
+	last_error = e ? *e : (struct tide_error){0};
+}
+
+static void on_refused(void *arg, const struct tide_error *e)
+{
+	nrefused++;
+	last_error = *e;
+}
+
+static void on_stopped(void *arg)
+{
+	nstopped++;
+}
+
+/* Runs the loop until it is true. A test that waits for what never comes is ended by its runner. */
+#define WAIT_FOR(condition)                         \
+	do {                                        \
+		while (!(condition))                \
+			uv_run(&loop, UV_RUN_ONCE); \
+	} while (0)
+
+static void setup(void)
+{
+	nopened = nended = nrefused = nstopped = ncommitted = 0;
+	agent = NULL;
+	old_namespace = -1;
+	memset(clients, 0, sizeof(clients));
+	for (int i = 0; i < CLIENTS; i++) {
+		world_init(&clients[i].world, (uint64_t)i + 1);
+		clients[i].name = (const char *[]){"one", "two", "three", "four"}[i];
+	}
+	scratch_make(folder);
+	snprintf(store_folder, sizeof(store_folder), "%s/store", folder);
+	CU_ASSERT_EQUAL_FATAL(uv_loop_init(&loop), 0);
+}
+
+static void start_agent_at(const char *text, struct agent_options options)
+{
+	static const struct agent_callbacks callbacks = {.opened = on_opened,
+		.ended = on_session_ended,
+		.refused = on_refused,
+		.stopped = on_stopped};
+	struct tide_address address;
+	CU_ASSERT_EQUAL_FATAL(tide_address_parse(text, &address, &err), 0);
+	options.store = store_folder;
+	int r = agent_start(&loop, &address, &options, &callbacks, NULL, &agent, &err);
+	if (r < 0)
+		printf("%s\n", err.text);
+	CU_ASSERT_EQUAL_FATAL(r, 0);
+}
+
+static void start_agent(struct agent_options options)
+{
+	char text[SCRATCH_PATH_MAX + 16];
+	snprintf(text, sizeof(text), "unix:%s/socket", folder);
+	start_agent_at(text, options);
+}
+
+static void on_client_closed(void *arg)
+{
+	((struct client *)arg)->is_closed = true;
+}
+
+static void client_close(struct client *c)
+{
+	if (c->conn)
+		connection_close(c->conn, on_client_closed, c);
+	c->conn = NULL;
+}
+
+static void teardown(void)
+{
+	for (int i = 0; i < CLIENTS; i++)
+		client_close(&clients[i]);
+	if (agent && !nstopped) {
+		agent_stop(agent);
+		WAIT_FOR(nstopped);
+	}
+	agent_free(agent);
+	uv_run(&loop, UV_RUN_DEFAULT);
+	CU_ASSERT_EQUAL(uv_loop_close(&loop), 0);
+	for (int i = 0; i < CLIENTS; i++)
+		world_release(&clients[i].world);
+	if (old_namespace >= 0) {
+		umount(store_folder);
+		CU_ASSERT_EQUAL(setns(old_namespace, CLONE_NEWNS), 0);
+		close(old_namespace);
+		old_namespace = -1;
+	}
+	scratch_remove(folder);
+}
+
+/* --- clients ------------------------------------------------------------------------------ */
+
+static void client_ended(void *arg, struct connection *conn, const struct tide_error *e)
+{
+	struct client *c = arg;
+	c->is_ended = true;
+	if (e && c->error.code == 0)
+		c->error = *e;
+	client_close(c);
+}
+
+static void client_send(struct client *c, struct frame_buffer *b)
+{
+	connection_send(c->conn, b, NULL);
+}
+
+static void client_send_stream(struct client *c)
+{
+	for (size_t i = 0; i < c->frames; i++) {
+		struct frame f;
+		struct frame_buffer raw, copy = {0};
+		stream_frame(&c->world.stream, i, &f, &raw);
+		CU_ASSERT_EQUAL_FATAL(frame_buffer_reserve(&copy, raw.bytes), 0);
+		memcpy(copy.data, raw.data, raw.bytes);
+		copy.bytes = raw.bytes;
+		client_send(c, &copy);
+	}
+	if (c->leaves)
+		connection_shutdown(c->conn);
+}
+
+static void client_frame(void *arg, struct connection *conn, const struct frame *f)
+{
+	struct client *c = arg;
+	struct committed committed;
+	switch (f->type) {
+	case FRAME_OPENED:
+		c->opened++;
+		client_send_stream(c);
+		break;
+	case FRAME_ACK:
+		c->acks++;
+		break;
+	case FRAME_COMMITTED:
+		CU_ASSERT_EQUAL(committed_decode(f, &committed, &err), 0);
+		CU_ASSERT_STRING_EQUAL(committed.name, c->name);
+		c->committed++;
+		break;
+	case FRAME_ERROR:
+		handshake_peer_error(conn, "agent", f, &c->error);
+		break;
+	default:
+		CU_FAIL("an odd reply");
+	}
+}
+
+static void client_greeted(void *arg, struct connection *conn,
+	const struct handshake_result *result, const struct tide_error *e)
+{
+	struct client *c = arg;
+	if (e) {
+		c->error = *e;
+		c->is_ended = true;
+		client_close(c);
+		return;
+	}
+	struct connection_handler handler = {
+		.frame = client_frame, .ended = client_ended, .arg = c};
+	connection_set_handler(conn, &handler);
+	connection_resume(conn);
+	struct open_request m = {.session_id = {1}, .sink = SINK_IMAGE};
+	snprintf(m.name, sizeof(m.name), "%s", c->name);
+	struct frame_buffer b = {0};
+	CU_ASSERT_EQUAL_FATAL(open_request_encode(&m, &b), 0);
+	client_send(c, &b);
+}
+
+static void client_connected(void *arg, struct byte_stream *s, const struct tide_error *e)
+{
+	struct client *c = arg;
+	if (!s) {
+		c->error = *e;
+		c->is_ended = true;
+		return;
+	}
+	struct connection_handler handler = {
+		.frame = client_frame, .ended = client_ended, .arg = c};
+	struct connection_options options = {.queue_bytes = 1 << 30};
+	struct handshake_options greeting = {0};
+	CU_ASSERT_EQUAL_FATAL(connection_open(&loop, s, &options, &handler, &c->conn, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		handshake_client_start(c->conn, &greeting, client_greeted, c, &err), 0);
+}
+
+/* Sends `frames` frames of its world's stream (0: all). */
+static void client_start(struct client *c, size_t frames)
+{
+	c->frames = frames ? frames : c->world.stream.frames;
+	int r = byte_stream_connect(
+		&loop, agent_address(agent), 10 * NS_PER_S, client_connected, c, NULL, &err);
+	CU_ASSERT_EQUAL_FATAL(r, 0);
+}
+
+/* --- the store ---------------------------------------------------------------------------- */
+
+static void check_image(struct client *c)
+{
+	static uint8_t buf[WORLD_PAGES * WORLD_PAGE];
+	struct store *store;
+	struct image *image = NULL;
+	CU_ASSERT_EQUAL_FATAL(store_open(store_folder, STORE_READ, &store, &err), 0);
+	CU_ASSERT_EQUAL(image_open(store, c->name, &image, &err), 0);
+	for (unsigned i = 0; image && i < 2; i++) {
+		const struct world_space *s = &c->world.spaces[i];
+		CU_ASSERT_EQUAL(image_read(image, 1, s->space, s->base, buf, sizeof(buf), &err), 0);
+		CU_ASSERT_EQUAL(memcmp(buf, s->pages, sizeof(buf)), 0);
+	}
+	image_close(image);
+	struct image_verdict v = {.damages = 1};
+	CU_ASSERT_EQUAL(image_verify(store, c->name, NULL, NULL, &v, &err), 0);
+	CU_ASSERT_EQUAL(v.damages, 0);
+	store_close(store);
+}
+
+/* Files in the store beside its own two. */
+static unsigned files(void)
+{
+	unsigned n = 0;
+	DIR *d = opendir(store_folder);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(d);
+	for (struct dirent *e; (e = readdir(d));) {
+		n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..") &&
+		     strcmp(e->d_name, ".tidemark") && strcmp(e->d_name, ".secret");
+	}
+	closedir(d);
+	return n;
+}
+
+/* --- tests -------------------------------------------------------------------------------- */
+
+static void test_a_process_is_stored(void)
+{
+	start_agent((struct agent_options){0});
+	world_send(&clients[0].world, 5);
+	client_start(&clients[0], 0);
+	WAIT_FOR(nended && clients[0].is_ended);
+	CU_ASSERT_EQUAL(clients[0].error.code, 0);
+	CU_ASSERT_EQUAL(clients[0].opened, 1);
+	CU_ASSERT_EQUAL(clients[0].acks, 5);
+	CU_ASSERT_EQUAL(clients[0].committed, 1);
+	CU_ASSERT_EQUAL(nopened, 1);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	CU_ASSERT_EQUAL(last_error.code, 0);
+	CU_ASSERT_STRING_EQUAL(last_session.name, "one");
+	CU_ASSERT_EQUAL(last_session.stats.rounds, 5);
+	CU_ASSERT_EQUAL(files(), 1);
+	check_image(&clients[0]);
+}
+
+static void test_several_sessions_go_side_by_side(void)
+{
+	start_agent((struct agent_options){0});
+	for (int i = 0; i < CLIENTS; i++) {
+		world_send(&clients[i].world, 4);
+		client_start(&clients[i], 0);
+	}
+	WAIT_FOR(nended == CLIENTS);
+	CU_ASSERT_EQUAL(ncommitted, CLIENTS);
+	for (int i = 0; i < CLIENTS; i++)
+		check_image(&clients[i]);
+	CU_ASSERT_EQUAL(files(), CLIENTS);
+}
+
+static void test_a_slow_store_holds_the_sender_back(void)
+{
+	/* Room for hardly a frame: the connection pauses and goes on all the time. */
+	start_agent((struct agent_options){.queue_bytes = 1});
+	world_send(&clients[0].world, 6);
+	client_start(&clients[0], 0);
+	WAIT_FOR(nended);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	check_image(&clients[0]);
+}
+
+static void test_tcp_sessions_use_the_key_that_the_agent_made(void)
+{
+	setenv("XDG_RUNTIME_DIR", folder, 1);
+	start_agent_at("tcp://127.0.0.1:0", (struct agent_options){0});
+	CU_ASSERT_PTR_NOT_NULL(agent_key_path(agent));
+	CU_ASSERT_TRUE(agent_address(agent)->port != 0);
+	world_send(&clients[0].world, 2);
+	client_start(&clients[0], 0);
+	WAIT_FOR(nended);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	check_image(&clients[0]);
+	unsetenv("XDG_RUNTIME_DIR");
+}
+
+static void test_other_machines_are_not_let_in_without_a_key(void)
+{
+	struct tide_address address;
+	struct agent_options options = {.store = store_folder, .insecure_listen = true};
+	struct agent_callbacks none = {0};
+	CU_ASSERT_EQUAL_FATAL(tide_address_parse("tcp://0.0.0.0:0", &address, &err), 0);
+	CU_ASSERT_EQUAL(
+		agent_start(&loop, &address, &options, &none, NULL, &agent, &err), -ECANCELED);
+	CU_ASSERT_EQUAL(err.kind, TIDE_ERROR_USAGE);
+	CU_ASSERT_PTR_NULL(agent);
+}
+
+static void test_a_sender_that_vanishes_leaves_nothing(void)
+{
+	start_agent((struct agent_options){0});
+	world_send(&clients[0].world, 3);
+	clients[0].leaves = true;
+	client_start(&clients[0], clients[0].world.stream.frames - 1);
+	WAIT_FOR(nended);
+	CU_ASSERT_EQUAL(ncommitted, 0);
+	CU_ASSERT_NOT_EQUAL(last_error.code, 0);
+	CU_ASSERT_EQUAL(files(), 0);
+
+	/* Another one is not hurt. */
+	world_send(&clients[1].world, 3);
+	client_start(&clients[1], 0);
+	WAIT_FOR(nended == 2);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	check_image(&clients[1]);
+}
+
+static void test_a_stream_that_makes_no_sense_is_answered_with_words(void)
+{
+	start_agent((struct agent_options){0});
+	world_send(&clients[0].world, 3);
+	struct frame_buffer none = {0};
+	stream_replace(&clients[0].world.stream, 3, &none);
+	client_start(&clients[0], 0);
+	world_send(&clients[1].world, 3);
+	client_start(&clients[1], 0);
+	WAIT_FOR(clients[0].is_ended && nended == 2);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	CU_ASSERT_EQUAL(clients[0].error.code, -ECANCELED);
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[0].error.text, "at byte "));
+	CU_ASSERT_EQUAL(files(), 1);
+	check_image(&clients[1]);
+}
+
+static void test_a_name_that_is_taken_is_refused(void)
+{
+	start_agent((struct agent_options){0});
+	clients[1].name = clients[0].name;
+	for (int i = 0; i < 2; i++) {
+		world_send(&clients[i].world, 1);
+		client_start(&clients[i], 0);
+		WAIT_FOR(nended == (unsigned)i + 1 && clients[i].is_ended);
+	}
+	CU_ASSERT_EQUAL(clients[1].opened, 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[1].error.text, "File exists"));
+	CU_ASSERT_EQUAL(nopened, 1);
+	check_image(&clients[0]);
+}
+
+static void test_once_ends_with_its_session(void)
+{
+	start_agent((struct agent_options){.once = true});
+	world_send(&clients[0].world, 2);
+	client_start(&clients[0], 0);
+	WAIT_FOR(nstopped);
+	CU_ASSERT_EQUAL(nended, 1);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	check_image(&clients[0]);
+}
+
+static void test_once_ends_with_a_session_that_failed_too(void)
+{
+	start_agent((struct agent_options){.once = true});
+	world_send(&clients[0].world, 2);
+	clients[0].leaves = true;
+	client_start(&clients[0], 4);
+	WAIT_FOR(nstopped);
+	CU_ASSERT_EQUAL(nended, 1);
+	CU_ASSERT_EQUAL(ncommitted, 0);
+	CU_ASSERT_EQUAL(files(), 0);
+}
+
+static void test_once_does_not_end_with_one_that_was_not_let_in(void)
+{
+	start_agent((struct agent_options){.once = true});
+	world_send(&clients[1].world, 1);
+	/* Somebody who says nothing and goes. */
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const char *path = agent_address(agent)->path;
+	CU_ASSERT_FATAL(strlen(path) < sizeof(address.sun_path));
+	strcpy(address.sun_path, path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	CU_ASSERT_EQUAL_FATAL(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	close(fd);
+	WAIT_FOR(nrefused == 1);
+	CU_ASSERT_EQUAL(nstopped, 0);
+	client_start(&clients[1], 0);
+	WAIT_FOR(nstopped);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+}
+
+static void test_stopping_ends_all_sessions(void)
+{
+	start_agent((struct agent_options){0});
+	for (int i = 0; i < CLIENTS; i++) {
+		world_send(&clients[i].world, 3);
+		client_start(&clients[i], clients[i].world.stream.frames - 2);
+	}
+	WAIT_FOR(clients[0].acks && clients[1].acks && clients[2].acks && clients[3].acks);
+	CU_ASSERT_EQUAL(files(), CLIENTS);
+	agent_stop(agent);
+	agent_stop(agent);
+	WAIT_FOR(nstopped);
+	CU_ASSERT_EQUAL(nended, CLIENTS);
+	CU_ASSERT_EQUAL(ncommitted, 0);
+	CU_ASSERT_EQUAL(files(), 0);
+	WAIT_FOR(clients[0].is_ended);
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[0].error.text, "being stopped"));
+}
+
+static void test_what_a_dead_agent_left_is_cleared(void)
+{
+	char path[SCRATCH_PATH_MAX + 64];
+	struct store *store;
+	CU_ASSERT_EQUAL_FATAL(store_open(store_folder, STORE_WRITE, &store, &err), 0);
+	store_close(store);
+	snprintf(path, sizeof(path), "%s/.tmp-x-0123456789abcdef", store_folder);
+	close(open(path, O_CREAT | O_WRONLY, 0600));
+	CU_ASSERT_EQUAL(files(), 1);
+	start_agent((struct agent_options){0});
+	CU_ASSERT_EQUAL(agent_swept(agent), 1);
+	CU_ASSERT_EQUAL(files(), 0);
+}
+
+static void test_too_many_clients_are_refused(void)
+{
+	start_agent((struct agent_options){.clients_max = 1});
+	world_send(&clients[0].world, 2);
+	client_start(&clients[0], 3);
+	WAIT_FOR(clients[0].opened);
+	world_send(&clients[1].world, 2);
+	client_start(&clients[1], 0);
+	WAIT_FOR(nrefused && clients[1].is_ended);
+	CU_ASSERT_NOT_EQUAL(clients[1].error.code, 0);
+}
+
+/* A file system of `size` in the place of the store, that this test alone sees. */
+static void small_store(const char *size)
+{
+	old_namespace = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	if (old_namespace < 0 || unshare(CLONE_NEWNS) < 0)
+		harness_skip("this user cannot make a small file system");
+	CU_ASSERT_EQUAL_FATAL(mkdir(store_folder, 0700), 0);
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		mount("tmpfs", store_folder, "tmpfs", 0, size) < 0)
+		harness_skip("this user cannot mount a small file system");
+}
+
+static void test_a_full_disk_ends_the_session_with_words(void)
+{
+	small_store("size=3m,mode=0700");
+	start_agent((struct agent_options){0});
+	clients[0].world.codec = NULL;
+	world_send(&clients[0].world, 1);
+	client_start(&clients[0], 0);
+	WAIT_FOR(nended && clients[0].is_ended);
+	CU_ASSERT_EQUAL(ncommitted, 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[0].error.text, "No space left on device"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[0].error.text, "'one'"));
+	CU_ASSERT_EQUAL(files(), 0);
+
+	/* What fits is stored. */
+	world_send_little(&clients[1].world);
+	client_start(&clients[1], 0);
+	WAIT_FOR(nended == 2);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	check_image(&clients[1]);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct test tests[] = {
+		TEST(test_a_process_is_stored),
+		TEST(test_several_sessions_go_side_by_side),
+		TEST(test_a_slow_store_holds_the_sender_back),
+		TEST(test_tcp_sessions_use_the_key_that_the_agent_made),
+		TEST(test_other_machines_are_not_let_in_without_a_key),
+		TEST(test_a_sender_that_vanishes_leaves_nothing),
+		TEST(test_a_stream_that_makes_no_sense_is_answered_with_words),
+		TEST(test_a_name_that_is_taken_is_refused),
+		TEST(test_once_ends_with_its_session),
+		TEST(test_once_ends_with_a_session_that_failed_too),
+		TEST(test_once_does_not_end_with_one_that_was_not_let_in),
+		TEST(test_stopping_ends_all_sessions),
+		TEST(test_what_a_dead_agent_left_is_cleared),
+		TEST(test_too_many_clients_are_refused),
+		TEST(test_a_full_disk_ends_the_session_with_words),
+		{NULL, NULL},
+	};
+	signal(SIGPIPE, SIG_IGN);
+	return harness_main(argc, argv, "agent", tests, setup, teardown);
+}

@@ -10,22 +10,21 @@ static void test_every_kind_is_read_and_written_back(void)
 	static const struct {
 		const char *text;
 		enum tide_address_kind kind;
-		const char *host;
 		uint16_t port;
-		const char *path;
+		const char *host, *path;
 	} good[] = {
-		{"tcp://127.0.0.1:4711", TIDE_ADDRESS_TCP, "127.0.0.1", 4711, ""},
-		{"tcp://host-1.example.org:0", TIDE_ADDRESS_TCP, "host-1.example.org", 0, ""},
-		{"tcp://[::1]:65535", TIDE_ADDRESS_TCP, "::1", 65535, ""},
-		{"tcp://[fe80::1%eth0]:1", TIDE_ADDRESS_TCP, "fe80::1%eth0", 1, ""},
-		{"unix:/run/tidemark.sock", TIDE_ADDRESS_UNIX, "", 0, "/run/tidemark.sock"},
-		{"unix:relative", TIDE_ADDRESS_UNIX, "", 0, "relative"},
-		{"-", TIDE_ADDRESS_STANDARD, "", 0, ""},
-		{"/tmp/x", TIDE_ADDRESS_FILE, "", 0, "/tmp/x"},
-		{"stream.tide", TIDE_ADDRESS_FILE, "", 0, "stream.tide"},
-		{"./tcp://x", TIDE_ADDRESS_FILE, "", 0, "./tcp://x"},
-		{"./127.0.0.1:80", TIDE_ADDRESS_FILE, "", 0, "./127.0.0.1:80"},
-		{"12:30 snapshot", TIDE_ADDRESS_FILE, "", 0, "12:30 snapshot"},
+		{"tcp://127.0.0.1:4711", TIDE_ADDRESS_TCP, 4711, "127.0.0.1", ""},
+		{"tcp://host-1.example.org:0", TIDE_ADDRESS_TCP, 0, "host-1.example.org", ""},
+		{"tcp://[::1]:65535", TIDE_ADDRESS_TCP, 65535, "::1", ""},
+		{"tcp://[fe80::1%eth0]:1", TIDE_ADDRESS_TCP, 1, "fe80::1%eth0", ""},
+		{"unix:/run/tidemark.sock", TIDE_ADDRESS_UNIX, 0, "", "/run/tidemark.sock"},
+		{"unix:relative", TIDE_ADDRESS_UNIX, 0, "", "relative"},
+		{"-", TIDE_ADDRESS_STANDARD, 0, "", ""},
+		{"/tmp/x", TIDE_ADDRESS_FILE, 0, "", "/tmp/x"},
+		{"stream.tide", TIDE_ADDRESS_FILE, 0, "", "stream.tide"},
+		{"./tcp://x", TIDE_ADDRESS_FILE, 0, "", "./tcp://x"},
+		{"./127.0.0.1:80", TIDE_ADDRESS_FILE, 0, "", "./127.0.0.1:80"},
+		{"12:30 snapshot", TIDE_ADDRESS_FILE, 0, "", "12:30 snapshot"},
 	};
 	for (unsigned i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		struct tide_address a;

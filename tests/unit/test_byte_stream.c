@@ -580,7 +580,7 @@ static void test_a_refused_connection_names_the_address(void)
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
 	socklen_t bytes = sizeof(sa);
-	bind(fd, (struct sockaddr *)&sa, sizeof(sa));
+	CU_ASSERT_EQUAL_FATAL(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
 	getsockname(fd, (struct sockaddr *)&sa, &bytes);
 	struct tide_address at;
 	address_from_sockaddr((struct sockaddr *)&sa, &at);
@@ -605,12 +605,13 @@ static struct tide_address make_deaf(int fds[3])
 	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
 	socklen_t bytes = sizeof(sa);
 	fds[0] = socket(AF_INET, SOCK_STREAM, 0);
-	bind(fds[0], (struct sockaddr *)&sa, sizeof(sa));
+	CU_ASSERT_EQUAL_FATAL(bind(fds[0], (struct sockaddr *)&sa, sizeof(sa)), 0);
 	getsockname(fds[0], (struct sockaddr *)&sa, &bytes);
 	listen(fds[0], 0);
 	for (int i = 1; i < 3; i++) {
 		fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		connect(fds[i], (struct sockaddr *)&sa, sizeof(sa));
+		CU_ASSERT_TRUE(connect(fds[i], (struct sockaddr *)&sa, sizeof(sa)) == 0 ||
+			       errno == EINPROGRESS);
 	}
 	struct tide_address at;
 	address_from_sockaddr((struct sockaddr *)&sa, &at);

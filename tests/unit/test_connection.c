@@ -2,16 +2,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 #include "base/error.h"
 #include "proto/message.h"
-#include "tests/loop.h"
+#include "tests/sockets.h"
 #include "transport/connection.h"
-#include "transport/stream_uv.h"
 
 /* --- two ends --------------------------------------------------------------------------------- */
 
@@ -22,16 +19,14 @@ struct side {
 	struct connection *c;
 	uint64_t frames, frames_of[SENDERS]; /* received, in all and of each sender */
 	uint64_t payload_bytes;
-	bool is_in_order, is_right;
-	bool ended, has_error, closed;
+	uint64_t want;        /* `has_all` once there are as many frames */
+	uint64_t pause_after; /* this many frames; 0: never */
+	uint64_t frames_after_pause;
+	struct frame_buffer taken;
 	struct tide_error error;
 	struct error_message told; /* the last ERROR frame */
-	uint64_t pause_after;      /* this many frames; 0: never */
-	uint64_t frames_after_pause;
-	bool takes;
-	struct frame_buffer taken;
-	uint64_t want; /* `has_all` once there are as many frames */
-	bool has_all;
+	bool is_in_order, is_right, has_all, takes;
+	bool ended, has_error, closed;
 };
 
 /* What a test frame says in its head. */
@@ -137,30 +132,6 @@ static void sides_close(struct side s[2])
 	side_close(&s[1]);
 }
 
-/* A pair of TCP sockets, as descriptors. */
-static void tcp_pair(int fds[2])
-{
-	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-	socklen_t bytes = sizeof(sa);
-	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	bind(l, (struct sockaddr *)&sa, sizeof(sa));
-	listen(l, 1);
-	getsockname(l, (struct sockaddr *)&sa, &bytes);
-	fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	CU_ASSERT_EQUAL_FATAL(connect(fds[0], (struct sockaddr *)&sa, sizeof(sa)), 0);
-	fds[1] = accept4(l, NULL, NULL, SOCK_CLOEXEC);
-	close(l);
-}
-
-static struct byte_stream *stream_of_tcp(int fd)
-{
-	struct stream_uv *s;
-	CU_ASSERT_EQUAL_FATAL(stream_uv_new(&loop, STREAM_UV_TCP, &s), 0);
-	CU_ASSERT_EQUAL_FATAL(uv_tcp_open(&s->uv.tcp, fd), 0);
-	CU_ASSERT_EQUAL_FATAL(stream_uv_connected(s, NULL), 0);
-	return &s->base;
-}
-
 static void send_frame(struct side *s, uint64_t number, uint32_t bytes)
 {
 	struct frame_buffer b = {0};
@@ -218,10 +189,12 @@ static void test_the_largest_frame_passes_and_a_lower_limit_refuses_it(void)
 		sides[1].c, (struct frame_limits){.head_bytes = 64, .payload_bytes = 1000});
 	frame_make(&b, 0, 1, 1001);
 	CU_ASSERT_EQUAL(connection_send(sides[0].c, &b, NULL), 0);
+	loop_until(&sides[0].ended);
+	side_close(&sides[0]);
 	loop_until(&sides[1].ended);
 	CU_ASSERT_TRUE(sides[1].has_error);
 	CU_ASSERT_EQUAL(sides[1].error.code, -EBADMSG);
-	sides_close(sides);
+	side_close(&sides[1]);
 }
 
 static void test_a_frame_can_be_taken_over(void)
@@ -781,13 +754,14 @@ static void test_a_damaged_frame_ends_it_and_the_peer_is_told_why(void)
 	sides_open(sides, 0, (struct connection_options){0});
 	CU_ASSERT_EQUAL(connection_send(sides[0].c, &b, NULL), 0);
 	loop_until(&sides[0].ended);
+	side_close(&sides[0]);
 	loop_until(&sides[1].ended);
 	CU_ASSERT_EQUAL(sides[1].frames, 0);
 	CU_ASSERT_TRUE(sides[1].has_error);
 	CU_ASSERT_EQUAL(sides[1].error.code, -EBADMSG);
 	CU_ASSERT_STRING_EQUAL(sides[0].told.text, sides[1].error.text);
 	CU_ASSERT_FALSE(sides[0].has_error);
-	sides_close(sides);
+	side_close(&sides[1]);
 }
 
 /* --- ends --------------------------------------------------------------- */
@@ -830,8 +804,10 @@ static void test_last_words_reach_a_peer_that_is_sending(void)
 	for (int i = 0; i < 10; i++) {
 		int fds[2];
 		tcp_pair(fds);
-		side_open(&sides[0], stream_of_tcp(fds[0]), (struct connection_options){0});
-		side_open(&sides[1], stream_of_tcp(fds[1]), (struct connection_options){0});
+		side_open(&sides[0], stream_over(fds[0], STREAM_UV_TCP),
+			(struct connection_options){0});
+		side_open(&sides[1], stream_over(fds[1], STREAM_UV_TCP),
+			(struct connection_options){0});
 		struct sender sender;
 		sender_start(&sender, &sides[0], 0, 1000, 1 << 20);
 		sides[1].want = 3;
@@ -856,7 +832,7 @@ static void test_the_words_of_a_peer_that_is_gone_are_still_read(void)
 {
 	int fds[2];
 	tcp_pair(fds);
-	side_open(&sides[0], stream_of_tcp(fds[0]), (struct connection_options){0});
+	side_open(&sides[0], stream_over(fds[0], STREAM_UV_TCP), (struct connection_options){0});
 	struct sender sender;
 	sender_start(&sender, &sides[0], 0, 1000, 1 << 20);
 	while (connection_stats(sides[0].c).bytes_sent < 1 << 20)

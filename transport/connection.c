@@ -143,6 +143,7 @@ static void on_linger_over(uv_timer_t *timer)
 static void linger(struct connection *c)
 {
 	uint64_t ns = c->timeout_ns < LINGER_MAX_NS ? c->timeout_ns : LINGER_MAX_NS;
+	uv_update_time(c->loop); /* the time so far in this callback is not the peer's */
 	uv_timer_start(&c->timer, on_linger_over, (ns + NS_PER_MS - 1) / NS_PER_MS, 0);
 }
 

@@ -78,9 +78,10 @@ int connection_open(uv_loop_t *loop, struct byte_stream *stream,
 typedef void (*connection_close_fn)(void *arg);
 
 /*
- * Closes at once: what is queued is dropped, who waits is woken with -EPIPE, a file without
- * connection_shutdown() does not appear under its name. `done` may be NULL; it comes when the
- * stream is closed. Drops the owner's reference. NULL is fine.
+ * Closes at once, which a peer whose bytes are still unread sees as a reset; connection_shutdown()
+ * is the end that tells it all is well. What is queued is dropped, who waits is woken with -EPIPE,
+ * a file without connection_shutdown() does not appear under its name. `done` may be NULL; it comes
+ * when the stream is closed. Drops the owner's reference. NULL is fine.
  */
 void connection_close(struct connection *c, connection_close_fn done, void *arg);
 

@@ -311,6 +311,7 @@ static int start(struct connection *c, enum auth_role role, const struct handsha
 
 	uv_timer_init(connection_loop(c), &h->timer); /* cannot fail */
 	h->timer.data = h;
+	uv_update_time(connection_loop(c));
 	uv_timer_start(&h->timer, on_timeout, (h->timeout_ns + NS_PER_MS - 1) / NS_PER_MS, 0);
 	connection_limit(c, handshake_limits);
 	connection_set_handler(

@@ -29,6 +29,8 @@ typedef void (*listener_close_fn)(void *arg);
  * is taken. A unix socket's file is 0600 from its birth; one that was left behind is replaced only
  * if nobody answers there. While the socket lives, PATH.lock beside it is held.
  *
+ * A failure may leave a handle on the loop that is closing: it is gone when the loop has run.
+ *
  * 0; -ECANCELED (kind USAGE) for an address that needs insecure_listen or cannot be listened on;
  * -EADDRINUSE where somebody is there; what bind and listen say.
  */

@@ -49,9 +49,10 @@ static int over(const struct send_queue *q, struct tide_error *err)
 	return -EPIPE;
 }
 
+/* The i-th from the front. */
 static struct send_item *item_at(struct send_queue *q, size_t i)
 {
-	return &q->v[(q->head + i) % q->cap];
+	return &q->v[(q->head + i) & (q->cap - 1)]; /* cap is a power of two */
 }
 
 static int reserve(struct send_queue *q)
@@ -84,7 +85,7 @@ static void append(struct send_queue *q, struct send_item item)
 static struct send_item remove_first(struct send_queue *q)
 {
 	struct send_item item = *item_at(q, 0);
-	q->head = (q->head + 1) % q->cap;
+	q->head++;
 	q->len--;
 	return item;
 }

@@ -48,7 +48,7 @@ struct send_queue {
 	void (*wake)(void *arg);
 	void *arg;
 
-	struct send_item *v; /* a ring */
+	struct send_item *v; /* a ring; head counts on and is taken modulo cap */
 	size_t head, len, cap;
 	bool is_writer_busy; /* it looks again by itself */
 

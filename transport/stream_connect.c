@@ -191,6 +191,7 @@ int byte_stream_connect(uv_loop_t *loop, const struct tide_address *address, uin
 	uv_timer_init(loop, &a->timer); /* cannot fail */
 	a->pending = 1;
 
+	uv_update_time(loop); /* a loop that has been busy, or not run yet, has an old one */
 	uint64_t timeout_ms = (timeout_ns + NS_PER_MS - 1) / NS_PER_MS;
 	int r = uv_timer_start(&a->timer, on_timer, timeout_ms, 0);
 	if (r == 0)

@@ -270,9 +270,8 @@ static void on_synced(uv_work_t *work, int cancelled)
 }
 
 /* Hands the first request to the threads. */
-static int write_start(struct stream_file *s)
+static int write_start(struct stream_file *s, struct request *r)
 {
-	struct request *r = s->first;
 	int error;
 	if (r->kind == REQUEST_WRITE) {
 		s->write_req.fs.data = s;
@@ -290,7 +289,7 @@ static int write_start(struct stream_file *s)
 static void write_next(struct stream_file *s)
 {
 	int error = 0;
-	while (s->first && !s->write_busy && !s->closing && (error = write_start(s)) < 0)
+	while (s->first && !s->write_busy && !s->closing && (error = write_start(s, s->first)) < 0)
 		request_finish(s, error);
 }
 
@@ -312,7 +311,7 @@ static int request_add(struct stream_file *s, enum request_kind kind, const uv_b
 	*s->last = r;
 	s->last = &r->next;
 	if (is_first && !s->write_busy) {
-		int error = write_start(s);
+		int error = write_start(s, r);
 		if (error < 0) {
 			s->first = NULL;
 			s->last = &s->first;

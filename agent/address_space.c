@@ -181,7 +181,7 @@ int address_space_drop(struct address_space *a, const struct page_drop *drops, s
 
 int address_space_hold(struct address_space *a, const struct batch *b, struct tide_error *err)
 {
-	struct space_pages *s;
+	struct space_pages *s = NULL;
 	int r = space_get(a, b->space, &s, err);
 	if (r < 0)
 		return r;

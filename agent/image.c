@@ -170,7 +170,7 @@ static int extent_append(const struct image *image, struct space_list *list,
 static int take_extents(struct image *image, const struct frame *f, const struct index_head *head,
 	uint64_t *nextents, struct tide_error *err)
 {
-	struct space_list *list;
+	struct space_list *list = NULL;
 	if (f->process != PROCESS_ONLY)
 		return tide_bad(err, "an index of process %" PRIu32, f->process);
 	int r = space_append(image, head->space, &list, err);
@@ -724,7 +724,7 @@ static int extent_read(struct image *image, uint32_t process, space_id space,
 		if (b->blocks[i].codec == CODEC_ZERO) {
 			memset(buf, 0, n);
 		} else {
-			const uint8_t *pages;
+			const uint8_t *pages = NULL;
 			r = block_get(image, c, i, first, &pages, err);
 			if (r < 0)
 				return r;

@@ -294,7 +294,7 @@ static int decode_pages(struct session *s, const struct batch *b, const struct f
 static int on_pages(struct session *s, const struct input *in, struct tide_error *err)
 {
 	struct batch b;
-	const uint8_t *pages;
+	const uint8_t *pages = NULL;
 	int r = batch_decode(in->frame, s->header.page_bytes, &b, err);
 	if (r == 0)
 		r = check_round(s, b.round, err);

@@ -41,7 +41,8 @@ static int temp_create(int dir, const char *name, char *temp, size_t temp_bytes)
 		if (getrandom(&id, sizeof(id), 0) != sizeof(id))
 			return -errno;
 		int len = snprintf(temp, temp_bytes, TEMP_PREFIX "%s-%016" PRIx64, name, id);
-		assert(len > 0 && (size_t)len < temp_bytes);
+		if (len < 0 || (size_t)len >= temp_bytes)
+			return -ENAMETOOLONG;
 
 		auto_close int fd =
 			openat(dir, temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -143,7 +144,7 @@ static int dir_check_private(int dir, const char *path, struct tide_error *err)
 /* Makes a store of a new or empty folder. */
 static int dir_init(int dir, const char *path, struct tide_error *err)
 {
-	bool empty;
+	bool empty = false;
 	int r = dir_is_empty(dir, &empty);
 	if (r < 0)
 		return tide_fail(err, r, "look into the folder %s", path);

@@ -253,6 +253,20 @@ void child_signal(struct child *c, int signal)
 	kill(c->pid, signal);
 }
 
+pid_t fixture_spawn(const char *command)
+{
+	pid_t pid = fork();
+	if (pid < 0)
+		CU_FAIL_FATAL("cannot fork");
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close_range(3, ~0u, 0);
+		execl("/bin/sh", "sh", "-c", command, NULL);
+		_exit(127);
+	}
+	return pid;
+}
+
 struct child *child_run(int expected_status, const char *program, ...)
 {
 	const char *argv[ARGS_MAX + 1];

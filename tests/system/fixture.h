@@ -48,6 +48,10 @@ int child_finish(struct child *c);
 void child_close_input(struct child *c);
 void child_signal(struct child *c, int signal);
 
+/* Starts a shell command whose output nobody reads; it dies with the test. The caller waits for it.
+ */
+pid_t fixture_spawn(const char *command);
+
 /* Starts, waits, and prints its output where the exit code is not the expected one. */
 struct child *child_run(int expected_status, const char *program, ...) __attribute__((sentinel));
 

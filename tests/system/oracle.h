@@ -14,7 +14,7 @@ struct oracle_result {
 	uint64_t compared_pages;
 	uint64_t different_pages;
 	uint64_t different_mappings;
-	char first[512]; /* the first difference, in words */
+	char first[1024]; /* the first difference, in words */
 };
 
 /* 0, or -1 where the image cannot be read (said on stdout). */

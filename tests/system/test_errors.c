@@ -2,6 +2,7 @@
 /* What goes wrong is said plainly, with the exit code that fits, and the target lives. */
 #include <fcntl.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -243,6 +244,104 @@ static void test_a_full_disk_under_a_recording(void)
 	expect_alive(writer);
 }
 
+/* Sends `len` bytes to the agent as a client of its own would, and waits for the agent to end it.
+ */
+static void send_bytes(const char *address, const uint8_t *bytes, size_t len)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	snprintf(a.sun_path, sizeof(a.sun_path), "%.100s", address + strlen("unix:"));
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	CU_ASSERT_EQUAL_FATAL(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	for (size_t at = 0; at < len;) {
+		ssize_t n = write(fd, bytes + at, len - at);
+		if (n <= 0)
+			break;
+		at += (size_t)n;
+	}
+	shutdown(fd, SHUT_WR);
+	uint8_t answer[4096];
+	while (read(fd, answer, sizeof(answer)) > 0)
+		;
+	close(fd);
+}
+
+/* Recorded streams are no greeting, and noise is nothing at all: each ends its own session, and the
+ * one that runs is not disturbed. */
+static void test_noise_at_the_agent_disturbs_nobody(void)
+{
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
+	struct child *writer = start_writer("64", "200");
+	struct child *send = child_start(fixture_tidemark(), "send", number(writer->pid),
+		agent.address, "--name", "undisturbed", "--max-downtime", "1ns", "--max-rounds",
+		"12", "--json", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(send, "\"round\": 0"));
+
+	const char *recorded = fixture_path("recorded");
+	struct child *small = start_writer("1", "0");
+	child_run(0, fixture_tidemark(), "send", number(small->pid), recorded, NULL);
+	FILE *f = fopen(recorded, "re");
+	static uint8_t bytes[1 << 16];
+	size_t len = f ? fread(bytes, 1, sizeof(bytes), f) : 0;
+	CU_ASSERT_TRUE_FATAL(len > 1000);
+	fclose(f);
+	unsigned seed = 5;
+	for (int i = 0; i < 40; i++) {
+		uint8_t altered[sizeof(bytes)];
+		memcpy(altered, bytes, len);
+		if (i % 4 == 0)
+			send_bytes(agent.address, altered, (size_t)rand_r(&seed) % len);
+		if (i % 4 == 1)
+			altered[rand_r(&seed) % 200] ^= (uint8_t)(1 + rand_r(&seed) % 255);
+		for (size_t k = 0; i % 4 == 2 && k < len; k++)
+			altered[k] = (uint8_t)rand_r(&seed);
+		if (i % 4)
+			send_bytes(agent.address, altered, len);
+	}
+	CU_ASSERT_EQUAL(child_finish(send), 0);
+	struct child *list = child_run(0, fixture_tidemark(), "list", agent.store, "--json", NULL);
+	unsigned images = 0;
+	for (const char *at = list->text; (at = strstr(at, "\"name\"")); at++)
+		images++;
+	CU_ASSERT_EQUAL(images, 1);
+	child_run(0, fixture_tidemark(), "verify", agent.store, NULL);
+	child_signal(agent.child, SIGTERM);
+	CU_ASSERT_EQUAL(child_finish(agent.child), 0);
+	CU_ASSERT_PTR_NULL(strstr(agent.child->errors, "Sanitizer"));
+	expect_alive(writer);
+}
+
+/* A recorded stream, damaged at any place, gives no image. */
+static void test_a_damaged_recording_gives_no_image(void)
+{
+	struct child *small = start_writer("1", "0");
+	const char *recorded = fixture_path("recorded"), *store = fixture_path("store");
+	child_run(0, fixture_tidemark(), "send", number(small->pid), recorded, NULL);
+	FILE *f = fopen(recorded, "re");
+	static uint8_t bytes[4 << 20];
+	size_t len = f ? fread(bytes, 1, sizeof(bytes), f) : 0;
+	CU_ASSERT_TRUE_FATAL(len > 1000 && len < sizeof(bytes));
+	fclose(f);
+	unsigned seed = 9;
+	for (int i = 0; i < 25; i++) {
+		char name[32];
+		snprintf(name, sizeof(name), "damaged-%d", i);
+		const char *path = fixture_path(name);
+		size_t at = (size_t)rand_r(&seed) % len, kept = i % 2 ? len : at;
+		bytes[at] ^= 0x10;
+		f = fopen(path, "we");
+		CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+		CU_ASSERT_EQUAL(fwrite(bytes, 1, kept, f), kept);
+		fclose(f);
+		bytes[at] ^= 0x10;
+		struct child *apply = child_run(1, fixture_tidemark(), "apply", path, "--store",
+			store, "--name", name, NULL);
+		CU_ASSERT_TRUE(strlen(apply->errors) > 10);
+		CU_ASSERT_PTR_NULL(strstr(apply->errors, "Sanitizer"));
+	}
+	struct child *list = child_run(0, fixture_tidemark(), "list", store, "--json", NULL);
+	CU_ASSERT_EQUAL(list->len, 0);
+}
+
 static void test_a_name_that_is_taken(void)
 {
 	struct fixture_agent agent = fixture_agent_start("store", NULL);
@@ -337,6 +436,8 @@ static const struct test tests[] = {
 	TEST(test_an_agent_that_is_killed_in_the_middle),
 	TEST(test_a_full_disk_at_the_agent),
 	TEST(test_a_full_disk_under_a_recording),
+	TEST(test_noise_at_the_agent_disturbs_nobody),
+	TEST(test_a_damaged_recording_gives_no_image),
 	TEST(test_a_name_that_is_taken),
 	TEST(test_ctrl_c_lets_go),
 	TEST(test_two_trackers_of_one_process),

@@ -188,6 +188,36 @@ static void test_the_program_behind_tcp_is_the_same(void)
 	finish_unharmed(writer);
 }
 
+/*
+ * The whole sender, killed wherever it is: preparing, arming, reading, freezing, letting go. Where
+ * it dies is left to a fraction of a second that grows; the process must not notice.
+ */
+static void test_a_killed_send_leaves_the_process_unharmed(void)
+{
+	enum { KILLS = 60 };
+	struct child *writer = child_start(fixture_workload("writer"), "32", "100", NULL);
+	struct child *mapper = child_start(fixture_workload("mapper"), "8", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(mapper, "ready"));
+	for (int i = 0; i < KILLS; i++) {
+		struct child *target = i % 2 ? mapper : writer;
+		char command[1024];
+		snprintf(command, sizeof(command),
+			"exec '%s' send %d - --max-downtime %s >/dev/null 2>&1", fixture_tidemark(),
+			target->pid, i % 3 ? "1ns" : "10s");
+		pid_t pid = fixture_spawn(command);
+		usleep((useconds_t)(i * 1500));
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+	child_signal(writer, SIGUSR1);
+	CU_ASSERT_PTR_NOT_NULL(child_wait_line(writer, "pass "));
+	CU_ASSERT_EQUAL(count_userfaultfds(writer->pid), 0);
+	CU_ASSERT_FALSE(is_registered(writer->pid));
+	finish_unharmed(writer);
+	finish_unharmed(mapper);
+}
+
 static void test_several_sessions_at_once(void)
 {
 	enum { N = 3 };
@@ -249,6 +279,7 @@ static const struct test tests[] = {
 	TEST(test_a_stream_goes_through_a_pipe),
 	TEST(test_a_changed_page_is_found_by_compare),
 	TEST(test_the_program_behind_tcp_is_the_same),
+	TEST(test_a_killed_send_leaves_the_process_unharmed),
 	TEST(test_several_sessions_at_once),
 	TEST(test_once_ends_after_one_session),
 	TEST(test_sigterm_ends_the_agent_cleanly),

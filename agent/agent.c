@@ -1,17 +1,30 @@
 /* SPDX-License-Identifier: MIT */
-#include <assert.h>
+/*
+ * A listener, and sessions behind it. The loop moves bytes between connections and bounded queues;
+ * each session has a thread, which may wait for the disk. Where a queue is full nothing is read, so
+ * that the sender waits.
+ */
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include "agent/agent.h"
-#include "base/clock.h"
+#include "agent/session.h"
+#include "agent/store.h"
 #include "base/error.h"
+#include "tidemark/agent.h"
+#include "transport/auth.h"
 #include "transport/connection.h"
 #include "transport/handshake.h"
 #include "transport/listener.h"
 
+/* What waits for a session, unless the options say another bound. */
+#define QUEUE_BYTES ((uint64_t)32 << 20)
+
 /* Replies are small. */
 #define REPLY_QUEUE_BYTES ((size_t)1 << 20)
+
+/* At a time, unless the options say another number. */
+#define CLIENTS_MAX 64
 
 /* A frame that waits for its session. */
 struct waiting {
@@ -27,16 +40,14 @@ struct waiting {
  * It is freed when the connection is closed and the thread has been joined.
  */
 struct client {
-	struct agent *agent;
+	struct tide_agent *agent;
 	struct client *prev, *next;
 	struct connection *conn; /* NULL once it is being closed */
-	struct agent_session report;
-	uint64_t began_ns;
-	uint64_t features;  /* that were agreed on */
-	uint64_t at;        /* where the next frame begins, the first one at 0 */
-	bool is_paused;     /* the queue is full, and nothing is read */
-	bool is_closed;     /* the connection is */
-	bool was_announced; /* `opened` was called */
+	char peer[sizeof(((struct byte_stream_peer *)NULL)->name)];
+	uint64_t features; /* that were agreed on */
+	uint64_t at;       /* where the next frame begins, the first one at 0 */
+	bool is_paused;    /* the queue is full, and nothing is read */
+	bool is_closed;    /* the connection is */
 
 	pthread_t thread;
 	bool has_thread;                /* until it is joined */
@@ -46,46 +57,51 @@ struct client {
 	pthread_cond_t changed;
 	struct waiting *first, **last;
 	size_t waiting_bytes;
-	bool has_ended;  /* nothing more comes */
-	bool is_aborted; /* nothing more is to be done */
-	bool wants_room; /* the loop waits for the queue to become shorter */
-	bool has_room;   /* it did */
-	bool is_opened;
+	bool has_ended;     /* nothing more comes */
+	bool is_aborted;    /* nothing more is to be done */
+	bool wants_room;    /* the loop waits for the queue to become shorter */
+	bool has_room;      /* it did */
 	bool is_finished;   /* the thread is at its end */
 	bool has_end_error; /* why the connection ended */
 	struct tide_error end_error;
 	bool has_error; /* why the session failed */
 	struct tide_error error;
+	char name[NAME_MAX_BYTES + 1];
+	bool is_committed;
+	struct committed committed;
+	struct session_stats stats;
 };
 
-struct agent {
+struct tide_agent {
 	uv_loop_t *loop;
-	struct agent_options options;
+	uint64_t queue_bytes;
+	uint64_t timeout_ns;
+	unsigned clients_max;
+	bool insecure_no_auth;
 	struct auth_key key;
 	bool has_key;
 	struct auth_key_file *key_file;
-	struct agent_callbacks callbacks;
+	struct tide_agent_callbacks callbacks;
 	void *arg;
 
 	struct store *store;
-	size_t swept;
 	struct listener *listener; /* NULL once it is being closed */
-	struct tide_address address;
+	char address[TIDE_ADDRESS_TEXT];
 	bool is_listener_closed;
-	bool is_stopping, is_stopped;
+	bool is_closing;
+	tide_agent_closed_fn closed;
+	void *closed_arg;
 
 	struct client *clients;
 	unsigned nclients;
-	uint64_t next_number;
-	uint64_t the_one; /* with `once`: the first session that was opened; else 0 */
-	uv_async_t wake;  /* a thread has something for the loop */
+	uv_async_t wake; /* a thread has something for the loop */
 };
 
-static void agent_check_stopped(struct agent *a);
+static void agent_check_closed(struct tide_agent *a);
 
 /* --- clients ------------------------------------------------------------------------------ */
 
-static struct client *client_new(struct agent *a)
+static struct client *client_new(struct tide_agent *a)
 {
 	struct client *c = calloc(1, sizeof(*c));
 	if (!c)
@@ -112,7 +128,7 @@ DEFINE_GUARD(struct waiting, waiting_free)
 
 static void client_free_when_done(struct client *c)
 {
-	struct agent *a = c->agent;
+	struct tide_agent *a = c->agent;
 	if (!c->is_closed || c->has_thread)
 		return;
 	if (c->prev)
@@ -131,7 +147,7 @@ static void client_free_when_done(struct client *c)
 	pthread_cond_destroy(&c->changed);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
-	agent_check_stopped(a);
+	agent_check_closed(a);
 }
 
 static void on_closed(void *arg)
@@ -170,7 +186,7 @@ static struct waiting *client_next(struct client *c)
 		if (!c->first)
 			c->last = &c->first;
 		c->waiting_bytes -= w->cost_bytes;
-		if (c->wants_room && c->waiting_bytes <= c->agent->options.queue_bytes / 2) {
+		if (c->wants_room && c->waiting_bytes <= c->agent->queue_bytes / 2) {
 			c->wants_room = false;
 			c->has_room = true;
 			client_wake_loop(c);
@@ -198,22 +214,7 @@ static int client_explain_end(struct client *c, struct session *s, struct tide_e
 		return why.code;
 	}
 	int r = session_end(s, err);
-	return tide_prefix(err, r, "%s closed the connection: ", c->report.peer);
-}
-
-static void client_note(struct client *c, const struct session *s)
-{
-	bool is_new = false;
-	pthread_mutex_lock(&c->lock);
-	c->report.stats = session_stats(s);
-	if (!c->is_opened && c->report.stats.phase > SESSION_OPEN &&
-		c->report.stats.phase != SESSION_FAILED) {
-		c->is_opened = is_new = true;
-		snprintf(c->report.name, sizeof(c->report.name), "%s", session_name(s));
-	}
-	pthread_mutex_unlock(&c->lock);
-	if (is_new)
-		client_wake_loop(c);
+	return tide_prefix(err, r, "%s closed the connection: ", c->peer);
 }
 
 static int client_run_session(struct client *c, struct session *s, struct tide_error *err)
@@ -223,7 +224,6 @@ static int client_run_session(struct client *c, struct session *s, struct tide_e
 		if (!w)
 			return client_explain_end(c, s, err);
 		int r = session_frame(s, &w->frame, &w->raw, w->offset, err);
-		client_note(c, s);
 		if (r < 0)
 			return r;
 	}
@@ -245,8 +245,12 @@ static void *client_thread(void *arg)
 	if (r == 0)
 		r = client_run_session(c, s, &err);
 
-	struct committed committed;
-	bool is_committed = s && session_committed(s, &committed);
+	/* Read by the loop once `is_finished`. */
+	if (s) {
+		c->is_committed = session_committed(s, &c->committed);
+		c->stats = session_stats(s);
+		snprintf(c->name, sizeof(c->name), "%s", session_name(s));
+	}
 	/* What was not committed is gone before the sender hears of it. */
 	session_free(s);
 	if (r < 0)
@@ -255,9 +259,6 @@ static void *client_thread(void *arg)
 		connection_shutdown(c->thread_conn);
 
 	pthread_mutex_lock(&c->lock);
-	c->report.is_committed = is_committed;
-	if (is_committed)
-		c->report.committed = committed;
 	c->has_error = r < 0;
 	c->error = err;
 	c->is_finished = true;
@@ -287,7 +288,7 @@ static void on_frame(void *arg, struct connection *conn, const struct frame *fra
 	struct waiting *w = calloc(1, sizeof(*w));
 	if (!w) {
 		struct tide_error err = {0};
-		tide_fail(&err, -ENOMEM, "take a frame of %s", c->report.peer);
+		tide_fail(&err, -ENOMEM, "take a frame of %s", c->peer);
 		connection_fail(conn, &err);
 		return;
 	}
@@ -301,7 +302,7 @@ static void on_frame(void *arg, struct connection *conn, const struct frame *fra
 	*c->last = w;
 	c->last = &w->next;
 	c->waiting_bytes += w->cost_bytes;
-	c->is_paused = c->wants_room = c->waiting_bytes >= c->agent->options.queue_bytes;
+	c->is_paused = c->wants_room = c->waiting_bytes >= c->agent->queue_bytes;
 	pthread_cond_signal(&c->changed);
 	pthread_mutex_unlock(&c->lock);
 	if (c->is_paused)
@@ -325,70 +326,36 @@ static void client_abort(struct client *c, const char *why)
 		connection_fail(c->conn, &err);
 }
 
-static void on_listener_closed(void *arg)
-{
-	struct agent *a = arg;
-	a->is_listener_closed = true;
-	agent_check_stopped(a);
-}
-
-static void agent_close_listener(struct agent *a)
-{
-	struct listener *listener = a->listener;
-	a->listener = NULL;
-	if (listener)
-		listener_close(listener, on_listener_closed, a);
-}
-
-/* `once`: this session, and no other. */
-static void agent_take_only(struct agent *a, struct client *only)
-{
-	a->the_one = only->report.number;
-	agent_close_listener(a);
-	for (struct client *c = a->clients; c; c = c->next) {
-		if (c != only)
-			client_abort(c, "this agent takes one session, and has it");
-	}
-}
-
-static void client_announce(struct client *c)
-{
-	struct agent *a = c->agent;
-	pthread_mutex_lock(&c->lock);
-	bool is_new = c->is_opened && !c->was_announced;
-	struct agent_session report = c->report;
-	pthread_mutex_unlock(&c->lock);
-	if (!is_new)
-		return;
-	c->was_announced = true;
-	if (a->options.once && !a->the_one)
-		agent_take_only(a, c);
-	if (a->callbacks.opened)
-		a->callbacks.opened(a->arg, &report);
-}
-
 static void client_finish(struct client *c)
 {
-	struct agent *a = c->agent;
+	struct tide_agent *a = c->agent;
 	pthread_join(c->thread, NULL);
 	c->has_thread = false;
 	connection_unref(c->thread_conn);
 	c->thread_conn = NULL;
-	c->report.duration_ns = clock_now_ns() - c->began_ns;
-	if (a->callbacks.ended)
-		a->callbacks.ended(a->arg, &c->report, c->has_error ? &c->error : NULL);
-	if (a->the_one == c->report.number)
-		agent_stop(a);
+
+	struct tide_agent_session session = {
+		.peer = c->peer,
+		.name = c->name,
+		.committed = c->is_committed,
+		.stored_bytes = c->committed.stored_bytes,
+		.rounds = c->stats.rounds,
+		.pages = c->stats.pages,
+		.bytes = c->stats.bytes,
+	};
+	/* A sender that does not hear of its commit concerns nobody here. */
+	bool has_failed = c->has_error && !c->is_committed;
+	if (a->callbacks.session_ended)
+		a->callbacks.session_ended(a->arg, &session, has_failed ? &c->error : NULL);
 	client_free_when_done(c);
 }
 
 /* A thread has something to tell. */
 static void on_wake(uv_async_t *wake)
 {
-	struct agent *a = wake->data;
+	struct tide_agent *a = wake->data;
 	for (struct client *c = a->clients, *next; c; c = next) {
 		next = c->next;
-		client_announce(c);
 		pthread_mutex_lock(&c->lock);
 		bool has_room = c->has_room, is_finished = c->is_finished;
 		c->has_room = false;
@@ -400,24 +367,41 @@ static void on_wake(uv_async_t *wake)
 		if (is_finished && c->has_thread)
 			client_finish(c);
 	}
-	agent_check_stopped(a);
+	agent_check_closed(a);
 }
 
 /* --- letting in --------------------------------------------------------------------------- */
 
-static void agent_refuse(struct agent *a, const struct tide_error *err)
+static void agent_trouble(struct tide_agent *a, const struct tide_error *err)
 {
-	if (a->callbacks.refused)
-		a->callbacks.refused(a->arg, err);
+	if (a->callbacks.trouble)
+		a->callbacks.trouble(a->arg, err);
+}
+
+/* The thread leaves the signals to the program whose library we are. */
+static int client_start(struct client *c)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	c->thread_conn = connection_ref(c->conn);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int r = -pthread_create(&c->thread, NULL, client_thread, c);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	c->has_thread = r == 0;
+	if (r < 0) {
+		connection_unref(c->thread_conn);
+		c->thread_conn = NULL;
+	}
+	return r;
 }
 
 static void on_handshake(void *arg, struct connection *conn, const struct handshake_result *result,
 	const struct tide_error *err)
 {
 	struct client *c = arg;
-	struct agent *a = c->agent;
+	struct tide_agent *a = c->agent;
 	if (err) {
-		agent_refuse(a, err);
+		agent_trouble(a, err);
 		client_close(c);
 		return;
 	}
@@ -425,18 +409,12 @@ static void on_handshake(void *arg, struct connection *conn, const struct handsh
 	struct connection_handler handler = {.frame = on_frame, .ended = on_ended, .arg = c};
 	connection_set_handler(conn, &handler);
 	c->features = result->agreement.features;
-	c->began_ns = clock_now_ns();
-	c->thread_conn = connection_ref(conn);
-	int r = pthread_create(&c->thread, NULL, client_thread, c);
-	if (r) {
+	int r = client_start(c);
+	if (r < 0) {
 		struct tide_error why = {0};
-		tide_fail(&why, -r, "start a session for %s", c->report.peer);
-		connection_unref(c->thread_conn);
-		c->thread_conn = NULL;
+		tide_fail(&why, r, "start a session for %s", c->peer);
+		agent_trouble(a, &why);
 		connection_fail(conn, &why);
-		agent_refuse(a, &why);
-	} else {
-		c->has_thread = true;
 	}
 	connection_resume(conn);
 }
@@ -448,17 +426,17 @@ static void ignore_frame(void *arg, struct connection *conn, const struct frame 
 
 static void on_accept(void *arg, struct byte_stream *stream, const struct tide_error *accept_error)
 {
-	struct agent *a = arg;
+	struct tide_agent *a = arg;
 	struct tide_error err = {0};
 	if (!stream) {
-		agent_refuse(a, accept_error);
+		agent_trouble(a, accept_error);
 		return;
 	}
-	if (a->nclients >= a->options.clients_max) {
+	if (a->nclients >= a->clients_max) {
 		tide_say(&err, "refused %s: %u others are connected", stream->peer.name,
 			a->nclients);
 		byte_stream_close(stream, NULL, NULL);
-		agent_refuse(a, &err);
+		agent_trouble(a, &err);
 		return;
 	}
 
@@ -466,30 +444,29 @@ static void on_accept(void *arg, struct byte_stream *stream, const struct tide_e
 	if (!c) {
 		tide_fail(&err, -ENOMEM, "let in %s", stream->peer.name);
 		byte_stream_close(stream, NULL, NULL);
-		agent_refuse(a, &err);
+		agent_trouble(a, &err);
 		return;
 	}
-	c->report.number = a->next_number++;
-	snprintf(c->report.peer, sizeof(c->report.peer), "%s", stream->peer.name);
+	snprintf(c->peer, sizeof(c->peer), "%s", stream->peer.name);
 
 	struct connection_options options = {
-		.queue_bytes = REPLY_QUEUE_BYTES, .timeout_ns = a->options.timeout_ns};
+		.queue_bytes = REPLY_QUEUE_BYTES, .timeout_ns = a->timeout_ns};
 	struct connection_handler handler = {.frame = ignore_frame, .ended = on_ended, .arg = c};
 	struct handshake_options greeting = {
 		.key = a->has_key ? &a->key : NULL,
-		.insecure_no_auth = a->options.insecure_no_auth,
-		.timeout_ns = a->options.timeout_ns,
+		.insecure_no_auth = a->insecure_no_auth,
+		.timeout_ns = a->timeout_ns,
 	};
 	int r = connection_open(a->loop, stream, &options, &handler, &c->conn, &err);
 	if (r < 0) {
 		c->is_closed = true;
-		agent_refuse(a, &err);
+		agent_trouble(a, &err);
 		client_free_when_done(c);
 		return;
 	}
 	r = handshake_agent_start(c->conn, &greeting, on_handshake, c, &err);
 	if (r < 0) {
-		agent_refuse(a, &err);
+		agent_trouble(a, &err);
 		client_close(c);
 	}
 }
@@ -498,25 +475,21 @@ static void on_accept(void *arg, struct byte_stream *stream, const struct tide_e
 
 /* TCP needs a key, unless the user wants none; on loopback one is made. */
 static int agent_find_key(
-	struct agent *a, const struct tide_address *address, struct tide_error *err)
+	struct tide_agent *a, const struct tide_agent_options *o, struct tide_error *err)
 {
-	if (a->options.key) {
-		a->key = *a->options.key;
-		a->has_key = true;
+	const struct tide_address *address = listener_address(a->listener);
+	if (o->key_file) {
+		int r = auth_key_read(o->key_file, &a->key, err);
+		a->has_key = r == 0;
+		return r;
 	}
-	a->options.key = NULL;
-	if (address->kind != TIDE_ADDRESS_TCP || a->has_key || a->options.insecure_no_auth ||
-		tide_address_is_loopback(address))
+	if (address->kind != TIDE_ADDRESS_TCP || a->insecure_no_auth)
 		return 0;
-	return tide_fail_kind(err, TIDE_ERROR_USAGE, -ECANCELED,
-		"listening beyond this machine needs a key (--key-file), or --insecure-no-auth");
-}
-
-static int agent_make_key(struct agent *a, struct tide_error *err)
-{
-	if (a->address.kind != TIDE_ADDRESS_TCP || a->has_key || a->options.insecure_no_auth)
-		return 0;
-	int r = auth_key_file_make(a->address.port, &a->key_file, err);
+	if (!tide_address_is_loopback(address))
+		return tide_fail_kind(err, TIDE_ERROR_USAGE, -ECANCELED,
+			"listening beyond loopback takes a key (--key-file), or "
+			"--insecure-no-auth");
+	int r = auth_key_file_make(address->port, &a->key_file, err);
 	if (r < 0)
 		return r;
 	a->key = *auth_key_file_key(a->key_file);
@@ -524,116 +497,103 @@ static int agent_make_key(struct agent *a, struct tide_error *err)
 	return 0;
 }
 
-static void agent_release(struct agent *a)
-{
-	auth_key_file_close(a->key_file);
-	a->key_file = NULL;
-	auth_key_clear(&a->key);
-	store_close(a->store);
-	a->store = NULL;
-}
-
-void agent_free(struct agent *a)
-{
-	if (!a)
-		return;
-	assert(a->is_stopped);
-	agent_release(a);
-	free(a);
-}
-
-static void agent_discard(struct agent *a)
+/* What is left when the listener and all clients are gone, or never were. */
+static void agent_free(struct tide_agent *a)
 {
 	if (!a)
 		return;
 	listener_close(a->listener, NULL, NULL);
-	agent_release(a);
+	auth_key_file_close(a->key_file);
+	auth_key_clear(&a->key);
+	store_close(a->store);
 	free(a);
 }
-DEFINE_GUARD(struct agent, agent_discard)
+DEFINE_GUARD(struct tide_agent, agent_free)
 
-int agent_start(uv_loop_t *loop, const struct tide_address *address,
-	const struct agent_options *options, const struct agent_callbacks *callbacks, void *arg,
-	struct agent **ret, struct tide_error *err)
+int tide_agent_start(uv_loop_t *loop, const struct tide_agent_options *options,
+	const struct tide_agent_callbacks *callbacks, void *arg, struct tide_agent **ret,
+	struct tide_error *err)
 {
-	auto_(agent_discardp) struct agent *a = calloc(1, sizeof(*a));
+	auto_(agent_freep) struct tide_agent *a = calloc(1, sizeof(*a));
 	if (!a)
-		return tide_fail(err, -ENOMEM, "start the agent");
+		return tide_fail(err, -ENOMEM, "start an agent");
 	a->loop = loop;
-	a->options = *options;
+	a->queue_bytes = options->queue_bytes ? options->queue_bytes : QUEUE_BYTES;
+	a->clients_max = options->clients_max ? options->clients_max : CLIENTS_MAX;
+	a->timeout_ns = options->timeout_ns;
+	a->insecure_no_auth = options->insecure_no_auth;
 	a->callbacks = *callbacks;
 	a->arg = arg;
-	a->next_number = 1;
-	if (!a->options.queue_bytes)
-		a->options.queue_bytes = AGENT_QUEUE_BYTES;
-	if (!a->options.clients_max)
-		a->options.clients_max = AGENT_CLIENTS_MAX;
-
-	int r = agent_find_key(a, address, err);
-	if (r == 0)
-		r = store_open(options->store, STORE_WRITE, &a->store, err);
-	a->options.store = NULL;
-	if (r == 0)
-		r = store_sweep(a->store, &a->swept, err);
-	if (r < 0)
-		return r;
 
 	struct listener_options listening = {.insecure_listen = options->insecure_listen};
-	r = listener_open(loop, address, &listening, on_accept, a, &a->listener, err);
-	if (r < 0)
-		return r;
-	a->address = *listener_address(a->listener);
-	r = agent_make_key(a, err);
+	int r = store_open(options->store, STORE_WRITE, &a->store, err);
+	if (r == 0)
+		r = store_sweep(a->store, NULL, err);
+	if (r == 0)
+		r = listener_open(
+			loop, &options->listen, &listening, on_accept, a, &a->listener, err);
+	if (r == 0)
+		r = agent_find_key(a, options, err);
 	if (r < 0)
 		return r;
 	r = uv_async_init(loop, &a->wake, on_wake);
 	if (r < 0)
-		return tide_fail(err, r, "start the agent");
+		return tide_fail(err, r, "start an agent");
 	a->wake.data = a;
+	tide_address_format(listener_address(a->listener), a->address);
 	*ret = take(a);
 	return 0;
 }
 
-const struct tide_address *agent_address(const struct agent *a)
+const char *tide_agent_address(const struct tide_agent *a)
 {
-	return &a->address;
+	return a->address;
 }
 
-const char *agent_key_path(const struct agent *a)
+const char *tide_agent_key_path(const struct tide_agent *a)
 {
 	return a->key_file ? auth_key_file_path(a->key_file) : NULL;
 }
 
-size_t agent_swept(const struct agent *a)
+static void on_listener_closed(void *arg)
 {
-	return a->swept;
+	struct tide_agent *a = arg;
+	a->is_listener_closed = true;
+	agent_check_closed(a);
+}
+
+void tide_agent_stop_listening(struct tide_agent *a)
+{
+	if (a->listener)
+		listener_close(take(a->listener), on_listener_closed, a);
 }
 
 static void on_wake_closed(uv_handle_t *handle)
 {
-	struct agent *a = handle->data;
-	a->is_stopped = true;
-	agent_release(a);
-	if (a->callbacks.stopped)
-		a->callbacks.stopped(a->arg);
+	struct tide_agent *a = handle->data;
+	tide_agent_closed_fn closed = a->closed;
+	void *arg = a->closed_arg;
+	agent_free(a);
+	if (closed)
+		closed(arg);
 }
 
-static void agent_check_stopped(struct agent *a)
+static void agent_check_closed(struct tide_agent *a)
 {
-	if (!a->is_stopping || a->clients || !a->is_listener_closed ||
+	if (!a->is_closing || a->clients || !a->is_listener_closed ||
 		uv_is_closing((uv_handle_t *)&a->wake))
 		return;
 	uv_close((uv_handle_t *)&a->wake, on_wake_closed);
 }
 
-void agent_stop(struct agent *a)
+void tide_agent_close(struct tide_agent *a, tide_agent_closed_fn done, void *arg)
 {
-	if (a->is_stopping)
-		return;
-	a->is_stopping = true;
+	a->is_closing = true;
+	a->closed = done;
+	a->closed_arg = arg;
 	for (struct client *c = a->clients; c; c = c->next)
-		client_abort(c, "the agent is being stopped");
-	agent_close_listener(a);
+		client_abort(c, "the agent ends");
+	tide_agent_stop_listening(a);
 	/* There may be nothing left that would close and call back. */
 	uv_async_send(&a->wake);
 }

@@ -129,6 +129,7 @@ static int space_append(
 			image->spaces = v;
 			image->cap_spaces = cap;
 		}
+		assert(image->spaces);
 		image->spaces[image->nspaces++] = (struct space_list){.space = space};
 		last = &image->spaces[image->nspaces - 1];
 	}

@@ -35,6 +35,7 @@ long arch_syscall(const struct user_regs_struct *regs);
 long arch_result(const struct user_regs_struct *regs);
 void arch_set_result(struct user_regs_struct *regs, long result);
 uint64_t arch_argument(const struct user_regs_struct *regs, unsigned i);
+void arch_set_argument(struct user_regs_struct *regs, unsigned i, uint64_t value);
 
 /* Changes the call at a system call's entry stop. */
 void arch_set_syscall(struct user_regs_struct *regs, long nr, uint64_t arg0);
@@ -67,5 +68,32 @@ void arch_stub_build(struct arch_stub *stub, uint64_t address, const struct user
 
 /* Is a thread with these registers at the stub's door, with nothing of it executed? */
 bool arch_stub_not_begun(const struct arch_stub *stub, const struct user_regs_struct *regs);
+
+/*
+ * Code that begins a system call again with another timeout than the program gave, and puts the
+ * program's own argument back behind it. Beside it lies what it needs. It stands alone, too.
+ */
+struct arch_wait_stub {
+	uint8_t code[32];
+	struct {
+		int64_t seconds, nanoseconds;
+	} left;               /* what the call is given, where it takes a pointer */
+	uint8_t extra[24];    /* a structure that points to `left`, where it takes that */
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC: for whoever stops it next */
+	uint64_t argument;    /* the program's own */
+	uint64_t pc;          /* behind the program's own system call instruction */
+};
+_Static_assert(sizeof(struct arch_wait_stub) == ARCH_STUB_BYTES, "it fits where the other does");
+
+void arch_wait_stub_build(struct arch_wait_stub *stub, unsigned argument);
+
+/* Moves a thread that is in the stub at `address` to where it would be in the program, but for the
+ * argument. */
+void arch_wait_stub_leave(
+	const struct arch_wait_stub *stub, uint64_t address, struct user_regs_struct *regs);
+
+/* The stub begins with the system call instruction, which has this many bytes; so has the
+ * program's. */
+extern const unsigned arch_syscall_bytes;
 
 #endif

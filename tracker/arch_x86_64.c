@@ -3,15 +3,16 @@
 #include <elf.h>
 #include <errno.h>
 #include <linux/audit.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include "tracker/arch.h"
 
 #define CODE_SEGMENT_64 0x33
 #define EFLAGS_TF 0x100u
-#define SYSCALL_INSTRUCTION_BYTES 2
 
 const uint32_t arch_audit = AUDIT_ARCH_X86_64;
+const unsigned arch_syscall_bytes = 2;
 const uint32_t arch_regsets[] = {NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE, 0};
 
 uint64_t arch_pc(const struct user_regs_struct *regs)
@@ -44,12 +45,24 @@ void arch_set_result(struct user_regs_struct *regs, long result)
 	regs->rax = (unsigned long)result;
 }
 
-uint64_t arch_argument(const struct user_regs_struct *regs, unsigned i)
+/* Where argument `i` of a system call is. */
+static unsigned long long *argument_at(struct user_regs_struct *regs, unsigned i)
 {
-	const unsigned long long args[] = {
-		regs->rdi, regs->rsi, regs->rdx, regs->r10, regs->r8, regs->r9};
+	unsigned long long *const args[] = {
+		&regs->rdi, &regs->rsi, &regs->rdx, &regs->r10, &regs->r8, &regs->r9};
 	assert(i < sizeof(args) / sizeof(args[0]));
 	return args[i];
+}
+
+uint64_t arch_argument(const struct user_regs_struct *regs, unsigned i)
+{
+	struct user_regs_struct copy = *regs;
+	return *argument_at(&copy, i);
+}
+
+void arch_set_argument(struct user_regs_struct *regs, unsigned i, uint64_t value)
+{
+	*argument_at(regs, i) = value;
 }
 
 void arch_set_syscall(struct user_regs_struct *regs, long nr, uint64_t arg0)
@@ -126,9 +139,9 @@ void arch_stub_build(struct arch_stub *stub, uint64_t address, const struct user
 	struct user_regs_struct commit = *regs;
 	long result = arch_result(regs);
 	if (arch_syscall(regs) >= 0 && result_is_restart(result)) {
-		done.rip -= SYSCALL_INSTRUCTION_BYTES;
+		done.rip -= arch_syscall_bytes;
 		done.rax = result == -ERESTART_RESTARTBLOCK ? SYS_restart_syscall : regs->orig_rax;
-		commit.rip = address + SYSCALL_INSTRUCTION_BYTES;
+		commit.rip = address + arch_syscall_bytes;
 	} else {
 		commit.rip = address;
 		/* Out of its call already; or else some result that looks like a restart would be
@@ -167,5 +180,39 @@ void arch_stub_build(struct arch_stub *stub, uint64_t address, const struct user
 
 bool arch_stub_not_begun(const struct arch_stub *stub, const struct user_regs_struct *regs)
 {
-	return regs->rip == stub->address || regs->rip == stub->address + SYSCALL_INSTRUCTION_BYTES;
+	return regs->rip == stub->address || regs->rip == stub->address + arch_syscall_bytes;
+}
+
+/* An instruction's address of a field of the stub, from where the instruction that refers to it
+ * ends. */
+static void code_add_field(struct code *c, size_t field)
+{
+	code_add_u32(c, (uint32_t)(field - (c->len + sizeof(uint32_t))));
+}
+
+void arch_wait_stub_build(struct arch_wait_stub *stub, unsigned argument)
+{
+	/* mov field(%rip), to rdx, r10 and r8 */
+	static const uint8_t loads[][3] = {
+		[2] = {0x48, 0x8b, 0x15}, [3] = {0x4c, 0x8b, 0x15}, [4] = {0x4c, 0x8b, 0x05}};
+	assert(argument >= 2 && argument <= 4);
+
+	memset(stub->code, 0, sizeof(stub->code));
+	struct code c = {.bytes = stub->code};
+	EMIT(&c, 0x0f, 0x05); /* syscall */
+	code_add(&c, loads[argument], sizeof(loads[argument]));
+	code_add_field(&c, offsetof(struct arch_wait_stub, argument));
+	EMIT(&c, 0x48, 0x8b,
+		0x0d); /* mov pc(%rip), %rcx: as the program's own instruction leaves it */
+	code_add_field(&c, offsetof(struct arch_wait_stub, pc));
+	EMIT(&c, 0xff, 0x25); /* jmp *pc(%rip) */
+	code_add_field(&c, offsetof(struct arch_wait_stub, pc));
+	assert(c.len <= sizeof(stub->code));
+}
+
+void arch_wait_stub_leave(
+	const struct arch_wait_stub *stub, uint64_t address, struct user_regs_struct *regs)
+{
+	regs->rcx = stub->pc;
+	regs->rip = regs->rip == address ? stub->pc - arch_syscall_bytes : stub->pc;
 }

@@ -3,6 +3,7 @@
 #ifndef TRACKER_FREEZE_H
 #define TRACKER_FREEZE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/user.h>
@@ -16,6 +17,8 @@ struct process;
 struct held_thread {
 	struct tracee tracee;
 	struct user_regs_struct regs; /* what it will go on with */
+	bool mended;                  /* by restart_mend() */
+	uint64_t seen_ns;             /* when it stood; it may have begun its call just before */
 };
 
 struct freeze {
@@ -25,6 +28,8 @@ struct freeze {
 	size_t n, cap;
 	size_t nsorted; /* the first ones are in order of tid */
 	uint64_t deadline_ns;
+	bool keep_time; /* let calls that are begun again wait for no more than is left of their
+			   time */
 };
 
 /*

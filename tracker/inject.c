@@ -217,10 +217,23 @@ static int injection_check_stopped(struct injection *in)
 	if (arch_syscall(&in->regs) >= 0 && !tracee_call_is_native(&in->tracee))
 		return injection_fail(
 			in, -EAGAIN, "have a userfaultfd created by (in a 32-bit system call)");
-	/* The stub of a tracer that was killed: a few microseconds, and it is done. */
-	if (slots_contain(&in->slots, arch_pc(&in->regs)))
+	/* The stub of a tracer that was killed: a few microseconds, and it is done. A wait goes on
+	 * for longer, and can be interrupted like any. */
+	uint64_t address;
+	enum slot_kind kind;
+	uint8_t code[ARCH_STUB_BYTES];
+	if (slots_contain(&in->slots, arch_pc(&in->regs)) &&
+		(slots_read_at(&in->slots, in->process, arch_pc(&in->regs), &address, &kind, code) <
+				0 ||
+			kind != SLOT_WAIT))
 		return injection_fail(in, -EAGAIN, "have a userfaultfd created by (in a stub)");
 	return 0;
+}
+
+static const struct user_regs_struct *injection_regs_of(const void *context, pid_t tid)
+{
+	const struct injection *in = context;
+	return tid == in->tracee.tid ? &in->regs : NULL;
 }
 
 /* Writes the stub and sends the thread into it. On failure it is as it was. */
@@ -235,11 +248,12 @@ static int injection_commit(struct injection *in)
 		arch_set_pc(&in->regs, abort);
 
 	uint64_t address;
-	int r = slots_choose(&in->slots, &in->tracee, &in->regs, &address);
+	struct slot_threads threads = {.regs_of = injection_regs_of, .context = in};
+	int r = slots_choose(&in->slots, in->process, SLOT_INJECTION, &threads, &address);
 	if (r < 0)
 		return injection_fail(in, r, "find a free slot for the stub in");
 	arch_stub_build(&in->stub, address, &in->regs);
-	r = slot_fill(&in->tracee, &in->regs, &in->stub);
+	r = slot_fill(&in->tracee, address, SLOT_INJECTION, arch_sp(&in->regs), in->stub.code);
 	if (r < 0)
 		return injection_fail(in, r, "write the stub into");
 	phase_set(PHASE_STUB_WRITTEN);

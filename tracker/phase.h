@@ -25,7 +25,8 @@ enum tracer_phase {
 	PHASE_FREEZE_ATTACH,    /* the same for a freeze: before the first thread is seized */
 	PHASE_FREEZE_INTERRUPT, /* from the first seized until all stand: the one window again */
 	PHASE_FROZEN,
-	PHASE_THAW, /* some threads run */
+	PHASE_SHORTEN, /* timeouts are being cut to what is left of them */
+	PHASE_THAW,    /* some threads run */
 	PHASE_COUNT,
 };
 

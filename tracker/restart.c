@@ -66,18 +66,10 @@ static const struct {
 	{SYS_accept, 0},
 	{SYS_accept4, 0},
 	{SYS_connect, 0},
+	{SYS_splice, 0},
+	{SYS_splice, 2},
+	{SYS_sendfile, 0},
 };
-
-bool restart_is_wanted(long nr, int *ret_fd_argument)
-{
-	for (unsigned i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
-		if (calls[i].nr != nr)
-			continue;
-		*ret_fd_argument = calls[i].fd_argument;
-		return true;
-	}
-	return false;
-}
 
 static bool fd_is_socket(const struct tracee *t, int fd)
 {
@@ -88,14 +80,23 @@ static bool fd_is_socket(const struct tracee *t, int fd)
 	return len >= (ssize_t)sizeof(socket) && memcmp(target, socket, sizeof(socket) - 1) == 0;
 }
 
+static bool restart_is_wanted(const struct tracee *t, const struct user_regs_struct *regs)
+{
+	for (unsigned i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		if (calls[i].nr != arch_syscall(regs))
+			continue;
+		int argument = calls[i].fd_argument;
+		if (argument < 0 || fd_is_socket(t, (int)arch_argument(regs, (unsigned)argument)))
+			return true;
+	}
+	return false;
+}
+
 int restart_mend(const struct tracee *t, struct user_regs_struct *regs)
 {
-	int fd_argument;
-	if (arch_result(regs) != -EINTR || !restart_is_wanted(arch_syscall(regs), &fd_argument))
+	if (arch_syscall(regs) < 0 || arch_result(regs) != -EINTR)
 		return 0;
-	if (!tracee_call_is_native(t))
-		return 0;
-	if (fd_argument >= 0 && !fd_is_socket(t, (int)arch_argument(regs, (unsigned)fd_argument)))
+	if (!tracee_call_is_native(t) || !restart_is_wanted(t, regs))
 		return 0;
 
 	struct user_regs_struct mended = *regs;

@@ -8,7 +8,6 @@
 #ifndef TRACKER_RESTART_H
 #define TRACKER_RESTART_H
 
-#include <stdbool.h>
 #include <sys/user.h>
 
 struct tracee;
@@ -17,10 +16,5 @@ struct tracee;
  * the thread and in *regs. Returns 1 if so, 0 if there was nothing to mend, or a negative errno
  * (-ESRCH it died). */
 int restart_mend(const struct tracee *t, struct user_regs_struct *regs);
-
-/* Does call number `nr` answer a bare -EINTR to a stop, and may it be begun again? Some do only on
- * a socket that has a timeout; *ret_fd_argument is then the argument that is the descriptor, and -1
- * otherwise. */
-bool restart_is_wanted(long nr, int *ret_fd_argument);
 
 #endif

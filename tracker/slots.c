@@ -27,45 +27,47 @@ struct slot {
 		uint64_t start_time;
 		uint64_t sp; /* the thread comes back into the stub with just this stack */
 		int32_t pid, tid;
-		uint32_t reserved;
+		uint32_t kind;
 		uint32_t mark; /* last */
 	} owner;
 };
 _Static_assert(sizeof(struct slot) == SLOT_BYTES, "slots are laid out back to back");
+
+/* However many threads wait with a timeout, an injection finds room. */
+#define SLOTS_FOR_INJECTIONS 4u
 
 #define SLOT_MARK 0x6d646974u /* "tidm" */
 
 /* A signal frame with the largest register state lies below the stack pointer that it interrupted
  * by less. */
 #define FRAME_BYTES_MAX 16384u
-#define STACK_BYTES_MAX (64u << 20)
+#define STACK_BYTES_MAX (1u << 20)
+/* ... and above it on an alternate stack by less than such a stack has. */
+#define FRAMES_ABOVE_BYTES (256u << 10)
 
 struct range {
 	uint64_t start, end;
 };
 
-/* The mapping that holds `address`, or, where `name` is given, the one with that name. */
-static int mapping_find(
-	const struct process *p, uint64_t address, const char *name, struct range *ret)
+/* The mapping of that name. */
+static int mapping_find(const struct process *p, const char *name, struct range *ret)
 {
 	auto_free char *maps = NULL;
 	size_t len;
 	int r = process_read_file(p, "maps", &maps, &len, NULL);
 	if (r < 0)
 		return r;
-	char *rest = NULL;
-	for (char *line = strtok_r(maps, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-		struct range m;
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64, &m.start, &m.end) != 2)
-			continue;
-		bool found =
-			name ? strstr(line, name) != NULL : address >= m.start && address < m.end;
-		if (found) {
-			*ret = m;
-			return 0;
-		}
-	}
-	return -ENOENT;
+	const char *found = strstr(maps, name);
+	if (!found)
+		return -ENOENT;
+	while (found > maps && found[-1] != '\n')
+		found--;
+	return sscanf(found, "%" SCNx64 "-%" SCNx64, &ret->start, &ret->end) == 2 ? 0 : -ENOENT;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
 }
 
 static uint64_t later(uint64_t a, uint64_t b)
@@ -117,7 +119,7 @@ int slots_find(const struct process *p, struct slots *ret, struct tide_error *er
 {
 	*ret = (struct slots){0};
 	struct range vdso;
-	int r = mapping_find(p, 0, "[vdso]", &vdso);
+	int r = mapping_find(p, "[vdso]", &vdso);
 	if (r == -ENOENT)
 		return tide_fail(err, -EOPNOTSUPP, "find the vDSO of process %d", p->pid);
 	if (r < 0)
@@ -162,75 +164,122 @@ bool slots_contain(const struct slots *s, uint64_t address)
 }
 
 /*
- * Can the thread still return into the slot? It can if a handler runs on top of the stub: then the
- * address is in the frame that the kernel put on its stack. The stub itself uses no stack, so that
- * frame is just below the stack pointer that the thread had in it, or on the alternate stack that
- * the thread is on. All doubt means yes: a dead frame that still has the address, or a thread on a
- * stack other than it had then.
+ * Does a handler run on top of the stub? Then the address that it will return to is in the frame
+ * that the kernel put on the thread's stack: just below the stack pointer that the thread had in
+ * the stub, which itself uses no stack, or on the alternate stack that the thread is on. All doubt
+ * means yes: a dead frame that still has the address, or a thread far from where it was.
  */
-static bool slot_may_be_returned_to(const struct tracee *t, const struct user_regs_struct *regs,
+static bool slot_is_on_stack(const struct process *p, const struct user_regs_struct *regs,
 	const struct slot *s, uint64_t address)
 {
-	struct range stack;
 	uint64_t sp = arch_sp(regs), then = s->owner.sp;
-	if (mapping_find(t->process, sp, NULL, &stack) < 0)
-		return true;
-	if (then < stack.start || then >= stack.end)
+	uint64_t low = earlier(sp, then), high = later(sp, then);
+	if (high - low > STACK_BYTES_MAX || low < FRAME_BYTES_MAX)
 		return true;
 
-	uint64_t from = sp < then ? sp : then;
-	from = from - stack.start > FRAME_BYTES_MAX ? from - FRAME_BYTES_MAX : stack.start;
-	from &= ~(uint64_t)(sizeof(uint64_t) - 1);
-	if (stack.end - from > STACK_BYTES_MAX)
-		return true;
-	for (uint64_t at = from; at < stack.end;) {
+	uint64_t at = (low - FRAME_BYTES_MAX) & ~(uint64_t)(sizeof(uint64_t) - 1);
+	while (at < high + FRAMES_ABOVE_BYTES) {
 		uint64_t words[4096];
-		size_t want = stack.end - at < sizeof(words) ? stack.end - at : sizeof(words);
-		ssize_t got = pread(t->process->mem_fd, words, want, (off_t)at);
+		ssize_t got = pread(p->mem_fd, words, sizeof(words), (off_t)at);
 		if (got < (ssize_t)sizeof(words[0]))
-			return true;
-		for (size_t i = 0; i < (size_t)got / sizeof(words[0]); i++)
+			return at < high; /* or else the stack ends here */
+		size_t n = (size_t)got / sizeof(words[0]);
+		for (size_t i = 0; i < n; i++)
 			if (words[i] >= address && words[i] < address + SLOT_BYTES)
 				return true;
-		at += (size_t)got / sizeof(words[0]) * sizeof(words[0]);
+		at += n * sizeof(words[0]);
 	}
 	return false;
 }
 
-static bool slot_is_abandoned(const struct tracee *t, const struct user_regs_struct *regs,
-	const struct slot *s, uint64_t address)
+/* Does the code of another slot lead into this one? An injection into a thread that waits in a slot
+ * goes back there. */
+static bool slot_is_led_to(const struct slot *all, unsigned n, unsigned which, uint64_t address)
 {
-	const struct process *p = t->process;
-	if (s->owner.pid != p->pid || s->owner.start_time != p->start_time)
-		return false;
-	if (s->owner.tid == t->tid)
-		return !slot_may_be_returned_to(t, regs, s, address);
-	/* The only other thread whose place is known is one that is no more. */
-	return !process_thread_lives(p, s->owner.tid);
+	for (unsigned i = 0; i < n; i++) {
+		if (i == which || slot_is_free(&all[i]))
+			continue;
+		for (size_t at = 0; at + sizeof(uint64_t) <= sizeof(all[i].code); at++) {
+			uint64_t value;
+			memcpy(&value, all[i].code + at, sizeof(value));
+			if (value >= address && value < address + SLOT_BYTES)
+				return true;
+		}
+	}
+	return false;
 }
 
-int slots_choose(const struct slots *s, const struct tracee *t, const struct user_regs_struct *regs,
-	uint64_t *ret)
+static bool slot_is_of(const struct slot *s, const struct process *p)
+{
+	return s->owner.mark == SLOT_MARK && s->owner.pid == p->pid &&
+	       s->owner.start_time == p->start_time;
+}
+
+static bool slot_is_abandoned(const struct process *p, const struct slot_threads *threads,
+	const struct slot *s, uint64_t address)
+{
+	if (!slot_is_of(s, p))
+		return false;
+	const struct user_regs_struct *regs = threads->regs_of(threads->context, s->owner.tid);
+	/* The only other thread whose place is known is one that is no more. */
+	if (!regs)
+		return !process_thread_lives(p, s->owner.tid);
+	uint64_t pc = arch_pc(regs);
+	if (pc >= address && pc < address + SLOT_BYTES)
+		return false;
+	return !slot_is_on_stack(p, regs, s, address);
+}
+
+static int slots_read(const struct slots *s, const struct process *p, struct slot *ret)
 {
 	assert(s->n <= SLOTS_MAX);
+	ssize_t len = (ssize_t)(s->n * sizeof(*ret));
+	return pread(p->mem_fd, ret, (size_t)len, (off_t)s->start) == len ? 0 : -ESRCH;
+}
+
+int slots_choose(const struct slots *s, const struct process *p, enum slot_kind kind,
+	const struct slot_threads *threads, uint64_t *ret)
+{
 	struct slot all[SLOTS_MAX];
-	ssize_t len = (ssize_t)(s->n * sizeof(all[0]));
-	if (pread(t->process->mem_fd, all, (size_t)len, (off_t)s->start) != len)
-		return -ESRCH;
-	for (unsigned i = 0; i < s->n; i++) {
+	int r = slots_read(s, p, all);
+	if (r < 0)
+		return r;
+	/* Injections take the last ones first, and waits get none of these. */
+	unsigned n = kind == SLOT_INJECTION        ? s->n
+		     : s->n > SLOTS_FOR_INJECTIONS ? s->n - SLOTS_FOR_INJECTIONS
+						   : 0;
+	for (unsigned i = n; i-- > 0;) {
 		if (!slot_is_free(&all[i]))
 			continue;
 		*ret = s->start + (uint64_t)i * SLOT_BYTES;
 		return 0;
 	}
-	for (unsigned i = 0; i < s->n; i++) {
+	for (unsigned i = n; i-- > 0;) {
 		uint64_t address = s->start + (uint64_t)i * SLOT_BYTES;
-		if (!slot_is_ours(&all[i]) || !slot_is_abandoned(t, regs, &all[i], address))
+		if (!slot_is_abandoned(p, threads, &all[i], address) ||
+			slot_is_led_to(all, s->n, i, address))
 			continue;
 		*ret = address;
 		return 0;
 	}
 	return -EBUSY;
+}
+
+int slots_read_at(const struct slots *s, const struct process *p, uint64_t pc,
+	uint64_t *ret_address, enum slot_kind *ret_kind, void *ret_stub)
+{
+	if (!slots_contain(s, pc))
+		return -ENOENT;
+	uint64_t address = pc - (pc - s->start) % SLOT_BYTES;
+	struct slot slot;
+	if (pread(p->mem_fd, &slot, sizeof(slot), (off_t)address) != (ssize_t)sizeof(slot))
+		return -ESRCH;
+	if (!slot_is_of(&slot, p))
+		return -ENOENT;
+	*ret_address = address;
+	*ret_kind = (enum slot_kind)slot.owner.kind;
+	memcpy(ret_stub, slot.code, sizeof(slot.code));
+	return 0;
 }
 
 /*
@@ -263,18 +312,19 @@ static int slot_write(
 	return slot_poke(t, address, s, mark_first);
 }
 
-int slot_fill(
-	const struct tracee *t, const struct user_regs_struct *regs, const struct arch_stub *stub)
+int slot_fill(const struct tracee *t, uint64_t address, enum slot_kind kind, uint64_t sp,
+	const void *stub)
 {
 	struct slot s = {.owner = {
 				 .start_time = t->process->start_time,
-				 .sp = arch_sp(regs),
+				 .sp = sp,
 				 .pid = t->process->pid,
 				 .tid = t->tid,
+				 .kind = kind,
 				 .mark = SLOT_MARK,
 			 }};
-	memcpy(s.code, stub->code, sizeof(s.code));
-	return slot_write(t, stub->address, &s, true);
+	memcpy(s.code, stub, sizeof(s.code));
+	return slot_write(t, address, &s, true);
 }
 
 int slot_clear(const struct tracee *t, uint64_t address)

@@ -59,6 +59,7 @@ struct tracer {
 	enum session_state state;
 	struct request *request;
 	bool keep; /* beyond the timeout */
+	unsigned nfreezes;
 
 	/* How the session begins, and how that went. */
 	uint64_t timeout_ns;
@@ -211,7 +212,9 @@ static void *freeze_main(void *arg)
 {
 	struct tracer *t = arg;
 	session_begin(t);
-	auto_(freeze_release) struct freeze f = {.process = t->process, .slots = &t->slots};
+	/* One freeze may make a call's timeout late. Who freezes twice will freeze more often. */
+	auto_(freeze_release) struct freeze f = {
+		.process = t->process, .slots = &t->slots, .keep_time = t->nfreezes++ > 0};
 	int r = freeze_hold(&f, t->timeout_ns, &t->report, &t->error);
 	if (r < 0)
 		freeze_let_go(&f, TRACER_RUN);

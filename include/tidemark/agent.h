@@ -22,9 +22,10 @@ struct tide_agent_options {
 	int insecure_no_auth;       /* let in whoever comes by TCP */
 	uint64_t timeout_ns;        /* a client that is silent for this long is dead; 0: 30 s */
 	uint64_t queue_bytes;       /* of each session: received and not stored yet; 0: 32 MiB */
+	unsigned clients_max;       /* at a time; others are turned away; 0: 64 */
 };
 
-/* A session that has ended. */
+/* The session of a client that was let in, when it has ended. */
 struct tide_agent_session {
 	const char *peer;
 	const char *name; /* of the image; "" where it did not come to that */
@@ -37,7 +38,7 @@ struct tide_agent_callbacks {
 	/* `err` is NULL where it was committed and ended in order. May be NULL. */
 	void (*session_ended)(
 		void *arg, const struct tide_agent_session *session, const struct tide_error *err);
-	/* Somebody could not be let in. May be NULL. */
+	/* Somebody could not be let in: no session ever began. May be NULL. */
 	void (*trouble)(void *arg, const struct tide_error *err);
 };
 
@@ -53,10 +54,14 @@ TIDE_API const char *tide_agent_address(const struct tide_agent *agent);
 /* The key file that it made for itself, or NULL. A client of the same user finds it by itself. */
 TIDE_API const char *tide_agent_key_path(const struct tide_agent *agent);
 
+/* Lets nobody in any more; sessions that run go on. */
+TIDE_API void tide_agent_stop_listening(struct tide_agent *agent);
+
 typedef void (*tide_agent_closed_fn)(void *arg);
 
-/* Ends all sessions, which leave nothing behind, and frees the agent; then `done` is called (it may
- * be NULL). */
+/* Ends all sessions, which leave nothing behind and are reported like others, tells their clients,
+ * and frees the agent; then `done` is called (it may be NULL). Clients that do not close their end
+ * hold it up for 5 s at most. */
 TIDE_API void tide_agent_close(struct tide_agent *agent, tide_agent_closed_fn done, void *arg);
 
 #ifdef __cplusplus

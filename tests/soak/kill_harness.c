@@ -53,6 +53,7 @@ static const char *const phase_names[PHASE_COUNT] = {
 	[PHASE_FREEZE_ATTACH] = "freeze_attach",
 	[PHASE_FREEZE_INTERRUPT] = "freeze_interrupt",
 	[PHASE_FROZEN] = "frozen",
+	[PHASE_SHORTEN] = "shorten",
 	[PHASE_THAW] = "thaw",
 };
 
@@ -187,6 +188,8 @@ static void tracer_run(pid_t target)
 		if (tracer_start(p, &t, &err) < 0)
 			_exit(1);
 		for (unsigned i = 0; i < 4; i++) {
+			/* The second freeze of a tracer does more than the first. */
+			freeze_once(t);
 			inject_once(t);
 			freeze_once(t);
 		}

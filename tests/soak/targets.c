@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -236,6 +237,56 @@ static void loop_epoll(unsigned thread)
 	}
 }
 
+static void start_thread(void *(*fn)(void *), void *arg)
+{
+	pthread_t thread;
+	must(pthread_create(&thread, NULL, fn, arg) == 0);
+}
+
+/* Several threads wait for longer than it is between two freezes, and not for a moment less than
+ * they asked. */
+static void loop_timeouts(unsigned thread)
+{
+	int epoll_fd = epoll_create1(0);
+	struct epoll_event event;
+	const struct timespec t = {.tv_nsec = 4 * NS_PER_MS};
+	sigset_t signals;
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	for (;; report->progress[thread]++) {
+		uint64_t before = clock_now_ns();
+		long r = epoll_wait(epoll_fd, &event, 1, 4);
+		bool ended = r == 0;
+		if (!ended)
+			wrong_answer("epoll_wait", r, errno);
+		if (ended && clock_now_ns() - before < 4 * NS_PER_MS)
+			wrong("epoll_wait came back early");
+
+		before = clock_now_ns();
+		r = sigtimedwait(&signals, NULL, &t);
+		ended = r == -1 && errno == EAGAIN;
+		if (!ended)
+			wrong_answer("sigtimedwait", r, errno);
+		if (ended && clock_now_ns() - before < 4 * NS_PER_MS)
+			wrong("sigtimedwait came back early");
+	}
+}
+
+static void *timeouts_thread(void *arg)
+{
+	loop_timeouts((unsigned)(uintptr_t)arg);
+	return NULL;
+}
+
+static void run_timeouts(struct target_report *r)
+{
+	report = r;
+	for (uintptr_t i = 1; i < 4; i++)
+		start_thread(timeouts_thread, (void *)i);
+	loop_timeouts(0);
+}
+
 static void *feed(void *arg)
 {
 	const struct timespec t = {.tv_nsec = 700 * NS_PER_US};
@@ -245,12 +296,6 @@ static void *feed(void *arg)
 			wrong("the pipe's writer failed");
 	}
 	return NULL;
-}
-
-static void start_thread(void *(*fn)(void *), void *arg)
-{
-	pthread_t thread;
-	must(pthread_create(&thread, NULL, fn, arg) == 0);
 }
 
 static void run_pipe(struct target_report *r)
@@ -279,6 +324,7 @@ static void run_calls(struct target_report *r)
 		if (calls[i].prepare && first == i)
 			calls[i].prepare();
 	}
+	assert(ncalls);
 	for (unsigned i = 0;; i = (i + 1) % ncalls, report->progress[0]++) {
 		int code = calls[i].run();
 		if (code != 0)
@@ -510,6 +556,7 @@ const struct target_kind target_kinds[] = {
 	{"nanosleep", "sleeps of 1 ms", run_nanosleep, 1, false},
 	{"futex", "futex waits of 1 ms", run_futex, 1, false},
 	{"epoll", "epoll_wait of 1 ms", run_epoll, 1, false},
+	{"timeouts", "epoll_wait and sigtimedwait of 4 ms, four threads", run_timeouts, 4, false},
 	{"pipe", "blocking reads from a pipe, two threads", run_pipe, 1, false},
 	{"calls", "every call that waits, in turn", run_calls, 1, false},
 	{"threads", "four threads: work, calls, sleep, epoll_wait", run_threads, 4, false},

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
 #include <linux/io_uring.h>
@@ -15,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/msg.h>
 #include <sys/select.h>
+#include <sys/sendfile.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -40,7 +42,16 @@ static struct {
 	struct timespec ts;
 } * const_time;
 
-static const struct timespec five_ms = {.tv_nsec = CALL_TIMEOUT_MS * ONE_MS_NS};
+static unsigned wait_ms = 5;
+static struct timespec wait_time = {.tv_nsec = 5 * ONE_MS_NS};
+static struct timeval wait_timeval = {.tv_usec = 5000};
+
+void calls_set_timeout(unsigned ms)
+{
+	wait_ms = ms;
+	wait_time = (struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * ONE_MS_NS};
+	wait_timeval = (struct timeval){.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+}
 
 static void must(bool ok)
 {
@@ -70,19 +81,19 @@ static void prepare_epoll(void)
 static int run_epoll_wait(void)
 {
 	struct epoll_event event;
-	return timed_out(epoll_wait(epoll_fd, &event, 1, CALL_TIMEOUT_MS), 0);
+	return timed_out(epoll_wait(epoll_fd, &event, 1, (int)wait_ms), 0);
 }
 
 static int run_epoll_pwait(void)
 {
 	struct epoll_event event;
-	return timed_out(epoll_pwait(epoll_fd, &event, 1, CALL_TIMEOUT_MS, &signals), 0);
+	return timed_out(epoll_pwait(epoll_fd, &event, 1, (int)wait_ms, &signals), 0);
 }
 
 static int run_epoll_pwait2(void)
 {
 	struct epoll_event event;
-	return timed_out(syscall(441, epoll_fd, &event, 1, &five_ms, NULL, 8), 0);
+	return timed_out(syscall(441, epoll_fd, &event, 1, &wait_time, NULL, 8), 0);
 }
 
 static void prepare_signals(void)
@@ -94,14 +105,14 @@ static void prepare_signals(void)
 
 static int run_sigtimedwait(void)
 {
-	return timed_out(sigtimedwait(&signals, NULL, &five_ms), EAGAIN);
+	return timed_out(sigtimedwait(&signals, NULL, &wait_time), EAGAIN);
 }
 
 static void *post_semaphore(void *arg)
 {
 	/* A semop() has no timeout of its own; a thread that is frozen with it ends each. */
 	for (;;) {
-		nanosleep(&five_ms, NULL);
+		nanosleep(&wait_time, NULL);
 		struct sembuf op = {.sem_num = 1, .sem_op = 1};
 		semop(semaphores, &op, 1);
 	}
@@ -146,7 +157,7 @@ static int run_semop(void)
 static int run_semtimedop(void)
 {
 	struct sembuf op = {.sem_num = 0, .sem_op = -1};
-	return timed_out(semtimedop(semaphores, &op, 1, &five_ms), EAGAIN);
+	return timed_out(semtimedop(semaphores, &op, 1, &wait_time), EAGAIN);
 }
 
 static void prepare_aio(void)
@@ -158,14 +169,14 @@ static void prepare_aio(void)
 static int run_io_getevents(void)
 {
 	struct io_event event;
-	struct timespec t = five_ms;
+	struct timespec t = wait_time;
 	return timed_out(syscall(SYS_io_getevents, aio, 1, 1, &event, &t), 0);
 }
 
 static int run_io_pgetevents(void)
 {
 	struct io_event event;
-	struct timespec t = five_ms;
+	struct timespec t = wait_time;
 	struct {
 		const sigset_t *set;
 		size_t size;
@@ -182,7 +193,7 @@ static void prepare_ring(void)
 
 static int run_io_uring_enter(void)
 {
-	struct io_uring_getevents_arg arg = {.ts = (uintptr_t)&five_ms};
+	struct io_uring_getevents_arg arg = {.ts = (uintptr_t)&wait_time};
 	return timed_out(syscall(SYS_io_uring_enter, ring_fd, 0, 1,
 				 IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof(arg)),
 		ETIME);
@@ -193,8 +204,8 @@ static void prepare_const_time(void)
 	prepare_signals();
 	const_time = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	must(const_time != MAP_FAILED);
-	const_time->tv = (struct timeval){.tv_usec = CALL_TIMEOUT_MS * 1000};
-	const_time->ts = five_ms;
+	const_time->tv = wait_timeval;
+	const_time->ts = wait_time;
 	must(mprotect(const_time, 4096, PROT_READ) == 0);
 }
 
@@ -215,47 +226,48 @@ static int run_ppoll_const(void)
 
 static int run_select(void)
 {
-	struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
+	struct timeval tv = wait_timeval;
 	return timed_out(select(0, NULL, NULL, NULL, &tv), 0);
 }
 
 static int run_poll(void)
 {
-	return timed_out(poll(NULL, 0, CALL_TIMEOUT_MS), 0);
+	return timed_out(poll(NULL, 0, (int)wait_ms), 0);
 }
 
 static int run_ppoll(void)
 {
-	return timed_out(ppoll(NULL, 0, &five_ms, &signals), 0);
+	return timed_out(ppoll(NULL, 0, &wait_time, &signals), 0);
 }
 
 static int run_nanosleep(void)
 {
-	return timed_out(nanosleep(&five_ms, NULL), 0);
+	return timed_out(nanosleep(&wait_time, NULL), 0);
 }
 
 static int run_clock_nanosleep(void)
 {
-	return clock_nanosleep(CLOCK_MONOTONIC, 0, &five_ms, NULL);
+	return clock_nanosleep(CLOCK_MONOTONIC, 0, &wait_time, NULL);
 }
 
 static int run_futex(void)
 {
 	int word = 0;
 	return timed_out(
-		syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &five_ms, NULL, 0), ETIMEDOUT);
+		syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &wait_time, NULL, 0), ETIMEDOUT);
 }
 
 static void prepare_sockets(void)
 {
-	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
 	int idle[2], full[2];
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, idle) == 0);
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, full) == 0);
 	idle_socket = idle[0];
 	full_socket = full[0];
-	must(setsockopt(idle_socket, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) == 0);
-	must(setsockopt(full_socket, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) == 0);
+	must(setsockopt(idle_socket, SOL_SOCKET, SO_RCVTIMEO, &wait_timeval,
+		     sizeof(wait_timeval)) == 0);
+	must(setsockopt(full_socket, SOL_SOCKET, SO_SNDTIMEO, &wait_timeval,
+		     sizeof(wait_timeval)) == 0);
 	while (send(full_socket, bulk, sizeof(bulk), MSG_DONTWAIT) > 0)
 		;
 	while (send(full_socket, bulk, 1, MSG_DONTWAIT) > 0)
@@ -318,6 +330,27 @@ static int run_writev(void)
 	return timed_out(writev(full_socket, &one_byte, 1), EAGAIN);
 }
 
+static int splice_fds[2], splice_file = -1;
+
+static void prepare_splice(void)
+{
+	prepare_sockets();
+	splice_file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	must(splice_file >= 0 && pipe(splice_fds) == 0);
+}
+
+static int run_splice(void)
+{
+	return timed_out(splice(idle_socket, NULL, splice_fds[1], NULL, 1, 0), EAGAIN);
+}
+
+static int run_sendfile(void)
+{
+	off_t at = 0;
+	int r = timed_out(sendfile(full_socket, splice_file, &at, 1), EAGAIN);
+	return r == 0 && at != 0 ? EPROTO : r;
+}
+
 static int listen_somewhere(void)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -331,9 +364,9 @@ static int listen_somewhere(void)
 
 static void prepare_listener(void)
 {
-	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
 	listener = listen_somewhere();
-	must(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) == 0);
+	must(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &wait_timeval, sizeof(wait_timeval)) ==
+		0);
 }
 
 static int run_accept(void)
@@ -358,9 +391,8 @@ static void prepare_connect(void)
 
 static int run_connect(void)
 {
-	const struct timeval tv = {.tv_usec = CALL_TIMEOUT_MS * 1000};
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait_timeval, sizeof(wait_timeval));
 	int r = timed_out(connect(fd, (struct sockaddr *)&full_address, full_address_len), EAGAIN);
 	close(fd);
 	return r;
@@ -370,7 +402,7 @@ static void *feed_pipe(void *arg)
 {
 	int fd = *(int *)arg;
 	for (;;) {
-		nanosleep(&five_ms, NULL);
+		nanosleep(&wait_time, NULL);
 		if (write(fd, "x", 1) != 1)
 			return NULL;
 	}
@@ -391,38 +423,40 @@ static int run_pipe_read(void)
 
 /* clang-format off */
 const struct call calls[] = {
-	{"epoll_wait", CALL_MENDED, prepare_epoll, run_epoll_wait},
-	{"epoll_pwait", CALL_MENDED, prepare_epoll, run_epoll_pwait},
-	{"epoll_pwait2", CALL_MENDED, prepare_epoll, run_epoll_pwait2},
-	{"rt_sigtimedwait", CALL_MENDED, prepare_signals, run_sigtimedwait},
-	{"semop", CALL_MENDED, prepare_semop, run_semop},
-	{"semtimedop", CALL_MENDED, prepare_semaphores, run_semtimedop},
-	{"io_getevents", CALL_MENDED, prepare_aio, run_io_getevents},
-	{"io_uring_enter", CALL_MENDED, prepare_ring, run_io_uring_enter},
-	{"select, timeout read-only", CALL_MENDED, prepare_const_time, run_select_const},
-	{"pselect6, timeout read-only", CALL_MENDED, prepare_const_time, run_pselect_const},
-	{"ppoll, timeout read-only", CALL_MENDED, prepare_const_time, run_ppoll_const},
-	{"read, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_read},
-	{"readv, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_readv},
-	{"recvfrom, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recv},
-	{"recvmsg, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recvmsg},
-	{"recvmmsg, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recvmmsg},
-	{"write, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_write},
-	{"writev, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_writev},
-	{"sendto, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_send},
-	{"sendmsg, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_sendmsg},
-	{"sendmmsg, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_sendmmsg},
-	{"accept, SO_RCVTIMEO", CALL_MENDED, prepare_listener, run_accept},
-	{"accept4, SO_RCVTIMEO", CALL_MENDED, prepare_listener, run_accept4},
-	{"connect, SO_SNDTIMEO", CALL_MENDED, prepare_connect, run_connect},
-	{"nanosleep", CALL_RESTARTS, NULL, run_nanosleep},
-	{"clock_nanosleep", CALL_RESTARTS, NULL, run_clock_nanosleep},
-	{"futex", CALL_RESTARTS, NULL, run_futex},
-	{"poll", CALL_RESTARTS, NULL, run_poll},
-	{"ppoll", CALL_RESTARTS, prepare_signals, run_ppoll},
-	{"select", CALL_RESTARTS, NULL, run_select},
-	{"io_pgetevents", CALL_RESTARTS, prepare_aio, run_io_pgetevents},
-	{"read of a pipe", CALL_RESTARTS, prepare_pipe, run_pipe_read},
+	{"epoll_wait", CALL_MENDED, prepare_epoll, run_epoll_wait, true},
+	{"epoll_pwait", CALL_MENDED, prepare_epoll, run_epoll_pwait, true},
+	{"epoll_pwait2", CALL_MENDED, prepare_epoll, run_epoll_pwait2, true},
+	{"rt_sigtimedwait", CALL_MENDED, prepare_signals, run_sigtimedwait, true},
+	{"semop", CALL_MENDED, prepare_semop, run_semop, false},
+	{"semtimedop", CALL_MENDED, prepare_semaphores, run_semtimedop, true},
+	{"io_getevents", CALL_MENDED, prepare_aio, run_io_getevents, true},
+	{"io_uring_enter", CALL_MENDED, prepare_ring, run_io_uring_enter, true},
+	{"select, timeout read-only", CALL_MENDED, prepare_const_time, run_select_const, true},
+	{"pselect6, timeout read-only", CALL_MENDED, prepare_const_time, run_pselect_const, true},
+	{"ppoll, timeout read-only", CALL_MENDED, prepare_const_time, run_ppoll_const, true},
+	{"read, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_read, false},
+	{"readv, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_readv, false},
+	{"recvfrom, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recv, false},
+	{"recvmsg, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recvmsg, false},
+	{"recvmmsg, SO_RCVTIMEO", CALL_MENDED, prepare_sockets, run_recvmmsg, false},
+	{"write, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_write, false},
+	{"writev, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_writev, false},
+	{"sendto, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_send, false},
+	{"sendmsg, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_sendmsg, false},
+	{"sendmmsg, SO_SNDTIMEO", CALL_MENDED, prepare_sockets, run_sendmmsg, false},
+	{"accept, SO_RCVTIMEO", CALL_MENDED, prepare_listener, run_accept, false},
+	{"accept4, SO_RCVTIMEO", CALL_MENDED, prepare_listener, run_accept4, false},
+	{"connect, SO_SNDTIMEO", CALL_MENDED, prepare_connect, run_connect, false},
+	{"splice, SO_RCVTIMEO", CALL_MENDED, prepare_splice, run_splice, false},
+	{"sendfile, SO_SNDTIMEO", CALL_MENDED, prepare_splice, run_sendfile, false},
+	{"nanosleep", CALL_RESTARTS, NULL, run_nanosleep, true},
+	{"clock_nanosleep", CALL_RESTARTS, NULL, run_clock_nanosleep, true},
+	{"futex", CALL_RESTARTS, NULL, run_futex, true},
+	{"poll", CALL_RESTARTS, NULL, run_poll, true},
+	{"ppoll", CALL_RESTARTS, prepare_signals, run_ppoll, true},
+	{"select", CALL_RESTARTS, NULL, run_select, true},
+	{"io_pgetevents", CALL_RESTARTS, prepare_aio, run_io_pgetevents, true},
+	{"read of a pipe", CALL_RESTARTS, prepare_pipe, run_pipe_read, false},
 };
 /* clang-format on */
 

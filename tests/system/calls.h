@@ -15,10 +15,12 @@ struct call {
 	const char *name;
 	enum call_kind kind;
 	void (*prepare)(void); /* once, in the process that calls; exits with 77 if it cannot */
-	int (*run)(void); /* waits CALL_TIMEOUT_MS; 0 if that gave what it should, else an errno */
+	int (*run)(void);      /* waits; 0 if that gave what it should, else an errno */
+	bool timed;            /* ends when its timeout is over, frozen or not */
 };
 
-#define CALL_TIMEOUT_MS 5
+/* How long they wait: 5 ms unless this is called before any is prepared. */
+void calls_set_timeout(unsigned ms);
 
 extern const struct call calls[];
 extern const unsigned ncalls;

@@ -12,11 +12,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
-#include "agent/agent.h"
 #include "agent/image.h"
 #include "tests/harness.h"
 #include "tests/scratch.h"
 #include "tests/unit/world.h"
+#include "tidemark/agent.h"
 #include "transport/handshake.h"
 
 #define CLIENTS 4
@@ -36,27 +36,25 @@ struct client {
 static uv_loop_t loop;
 static char folder[SCRATCH_PATH_MAX];
 static char store_folder[SCRATCH_PATH_MAX + 8];
-static struct agent *agent;
+static struct tide_agent *agent;
+static struct tide_address address;
 static struct client clients[CLIENTS];
 static struct tide_error err;
 static int old_namespace; /* -1: the test is in the one that it began in */
 
 /* What the agent told. */
-static unsigned nopened, nended, nrefused, nstopped, ncommitted;
-static struct agent_session last_session;
+static unsigned nended, nrefused, nclosed, ncommitted;
+static struct tide_agent_session last_session;
+static char last_name[NAME_MAX_BYTES + 1];
 static struct tide_error last_error;
 
-static void on_opened(void *arg, const struct agent_session *s)
-{
-	nopened++;
-	CU_ASSERT_TRUE(s->name[0] != '\0');
-}
-
-static void on_session_ended(void *arg, const struct agent_session *s, const struct tide_error *e)
+static void on_session_ended(
+	void *arg, const struct tide_agent_session *s, const struct tide_error *e)
 {
 	nended++;
-	ncommitted += s->is_committed;
+	ncommitted += s->committed;
 	last_session = *s;
+	snprintf(last_name, sizeof(last_name), "%s", s->name);
 	last_error = e ? *e : (struct tide_error){0};
 }
 
@@ -66,9 +64,9 @@ static void on_refused(void *arg, const struct tide_error *e)
 	last_error = *e;
 }
 
-static void on_stopped(void *arg)
+static void on_agent_closed(void *arg)
 {
-	nstopped++;
+	nclosed++;
 }
 
 /* Runs the loop until it is true. A test that waits for what never comes is ended by its runner. */
@@ -80,7 +78,7 @@ static void on_stopped(void *arg)
 
 static void setup(void)
 {
-	nopened = nended = nrefused = nstopped = ncommitted = 0;
+	nended = nrefused = nclosed = ncommitted = 0;
 	agent = NULL;
 	old_namespace = -1;
 	memset(clients, 0, sizeof(clients));
@@ -93,26 +91,30 @@ static void setup(void)
 	CU_ASSERT_EQUAL_FATAL(uv_loop_init(&loop), 0);
 }
 
-static void start_agent_at(const char *text, struct agent_options options)
+static int try_start_agent(const char *text, struct tide_agent_options options)
 {
-	static const struct agent_callbacks callbacks = {.opened = on_opened,
-		.ended = on_session_ended,
-		.refused = on_refused,
-		.stopped = on_stopped};
-	struct tide_address address;
-	CU_ASSERT_EQUAL_FATAL(tide_address_parse(text, &address, &err), 0);
+	static const struct tide_agent_callbacks callbacks = {
+		.session_ended = on_session_ended, .trouble = on_refused};
+	CU_ASSERT_EQUAL_FATAL(tide_address_parse(text, &options.listen, &err), 0);
 	options.store = store_folder;
-	int r = agent_start(&loop, &address, &options, &callbacks, NULL, &agent, &err);
-	if (r < 0)
-		printf("%s\n", err.text);
-	CU_ASSERT_EQUAL_FATAL(r, 0);
+	int r = tide_agent_start(&loop, &options, &callbacks, NULL, &agent, &err);
+	if (r == 0)
+		CU_ASSERT_EQUAL(tide_address_parse(tide_agent_address(agent), &address, &err), 0);
+	return r;
 }
 
-static void start_agent(struct agent_options options)
+static void start_agent(struct tide_agent_options options)
 {
 	char text[SCRATCH_PATH_MAX + 16];
 	snprintf(text, sizeof(text), "unix:%s/socket", folder);
-	start_agent_at(text, options);
+	CU_ASSERT_EQUAL_FATAL(try_start_agent(text, options), 0);
+}
+
+static void close_agent(void)
+{
+	if (agent)
+		tide_agent_close(agent, on_agent_closed, NULL);
+	agent = NULL;
 }
 
 static void on_client_closed(void *arg)
@@ -131,11 +133,7 @@ static void teardown(void)
 {
 	for (int i = 0; i < CLIENTS; i++)
 		client_close(&clients[i]);
-	if (agent && !nstopped) {
-		agent_stop(agent);
-		WAIT_FOR(nstopped);
-	}
-	agent_free(agent);
+	close_agent();
 	uv_run(&loop, UV_RUN_DEFAULT);
 	CU_ASSERT_EQUAL(uv_loop_close(&loop), 0);
 	for (int i = 0; i < CLIENTS; i++)
@@ -248,7 +246,7 @@ static void client_start(struct client *c, size_t frames)
 {
 	c->frames = frames ? frames : c->world.stream.frames;
 	int r = byte_stream_connect(
-		&loop, agent_address(agent), 10 * NS_PER_S, client_connected, c, NULL, &err);
+		&loop, &address, 10 * NS_PER_S, client_connected, c, NULL, &err);
 	CU_ASSERT_EQUAL_FATAL(r, 0);
 }
 
@@ -280,8 +278,8 @@ static unsigned files(void)
 	DIR *d = opendir(store_folder);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(d);
 	for (struct dirent *e; (e = readdir(d));) {
-		n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..") &&
-		     strcmp(e->d_name, ".tidemark") && strcmp(e->d_name, ".secret");
+		n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+		     strcmp(e->d_name, ".tidemark") != 0 && strcmp(e->d_name, ".secret") != 0;
 	}
 	closedir(d);
 	return n;
@@ -291,7 +289,7 @@ static unsigned files(void)
 
 static void test_a_process_is_stored(void)
 {
-	start_agent((struct agent_options){0});
+	start_agent((struct tide_agent_options){0});
 	world_send(&clients[0].world, 5);
 	client_start(&clients[0], 0);
 	WAIT_FOR(nended && clients[0].is_ended);
@@ -299,18 +297,17 @@ static void test_a_process_is_stored(void)
 	CU_ASSERT_EQUAL(clients[0].opened, 1);
 	CU_ASSERT_EQUAL(clients[0].acks, 5);
 	CU_ASSERT_EQUAL(clients[0].committed, 1);
-	CU_ASSERT_EQUAL(nopened, 1);
 	CU_ASSERT_EQUAL(ncommitted, 1);
 	CU_ASSERT_EQUAL(last_error.code, 0);
-	CU_ASSERT_STRING_EQUAL(last_session.name, "one");
-	CU_ASSERT_EQUAL(last_session.stats.rounds, 5);
+	CU_ASSERT_STRING_EQUAL(last_name, "one");
+	CU_ASSERT_EQUAL(last_session.rounds, 5);
 	CU_ASSERT_EQUAL(files(), 1);
 	check_image(&clients[0]);
 }
 
 static void test_several_sessions_go_side_by_side(void)
 {
-	start_agent((struct agent_options){0});
+	start_agent((struct tide_agent_options){0});
 	for (int i = 0; i < CLIENTS; i++) {
 		world_send(&clients[i].world, 4);
 		client_start(&clients[i], 0);
@@ -325,7 +322,7 @@ static void test_several_sessions_go_side_by_side(void)
 static void test_a_slow_store_holds_the_sender_back(void)
 {
 	/* Room for hardly a frame: the connection pauses and goes on all the time. */
-	start_agent((struct agent_options){.queue_bytes = 1});
+	start_agent((struct tide_agent_options){.queue_bytes = 1});
 	world_send(&clients[0].world, 6);
 	client_start(&clients[0], 0);
 	WAIT_FOR(nended);
@@ -336,9 +333,10 @@ static void test_a_slow_store_holds_the_sender_back(void)
 static void test_tcp_sessions_use_the_key_that_the_agent_made(void)
 {
 	setenv("XDG_RUNTIME_DIR", folder, 1);
-	start_agent_at("tcp://127.0.0.1:0", (struct agent_options){0});
-	CU_ASSERT_PTR_NOT_NULL(agent_key_path(agent));
-	CU_ASSERT_TRUE(agent_address(agent)->port != 0);
+	CU_ASSERT_EQUAL_FATAL(
+		try_start_agent("tcp://127.0.0.1:0", (struct tide_agent_options){0}), 0);
+	CU_ASSERT_PTR_NOT_NULL(tide_agent_key_path(agent));
+	CU_ASSERT_TRUE(address.port != 0);
 	world_send(&clients[0].world, 2);
 	client_start(&clients[0], 0);
 	WAIT_FOR(nended);
@@ -349,19 +347,15 @@ static void test_tcp_sessions_use_the_key_that_the_agent_made(void)
 
 static void test_other_machines_are_not_let_in_without_a_key(void)
 {
-	struct tide_address address;
-	struct agent_options options = {.store = store_folder, .insecure_listen = true};
-	struct agent_callbacks none = {0};
-	CU_ASSERT_EQUAL_FATAL(tide_address_parse("tcp://0.0.0.0:0", &address, &err), 0);
-	CU_ASSERT_EQUAL(
-		agent_start(&loop, &address, &options, &none, NULL, &agent, &err), -ECANCELED);
+	struct tide_agent_options options = {.insecure_listen = 1};
+	CU_ASSERT_EQUAL(try_start_agent("tcp://0.0.0.0:0", options), -ECANCELED);
 	CU_ASSERT_EQUAL(err.kind, TIDE_ERROR_USAGE);
 	CU_ASSERT_PTR_NULL(agent);
 }
 
 static void test_a_sender_that_vanishes_leaves_nothing(void)
 {
-	start_agent((struct agent_options){0});
+	start_agent((struct tide_agent_options){0});
 	world_send(&clients[0].world, 3);
 	clients[0].leaves = true;
 	client_start(&clients[0], clients[0].world.stream.frames - 1);
@@ -380,7 +374,7 @@ static void test_a_sender_that_vanishes_leaves_nothing(void)
 
 static void test_a_stream_that_makes_no_sense_is_answered_with_words(void)
 {
-	start_agent((struct agent_options){0});
+	start_agent((struct tide_agent_options){0});
 	world_send(&clients[0].world, 3);
 	struct frame_buffer none = {0};
 	stream_replace(&clients[0].world.stream, 3, &none);
@@ -397,7 +391,7 @@ static void test_a_stream_that_makes_no_sense_is_answered_with_words(void)
 
 static void test_a_name_that_is_taken_is_refused(void)
 {
-	start_agent((struct agent_options){0});
+	start_agent((struct tide_agent_options){0});
 	clients[1].name = clients[0].name;
 	for (int i = 0; i < 2; i++) {
 		world_send(&clients[i].world, 1);
@@ -406,69 +400,59 @@ static void test_a_name_that_is_taken_is_refused(void)
 	}
 	CU_ASSERT_EQUAL(clients[1].opened, 0);
 	CU_ASSERT_PTR_NOT_NULL(strstr(clients[1].error.text, "File exists"));
-	CU_ASSERT_EQUAL(nopened, 1);
 	check_image(&clients[0]);
 }
 
-static void test_once_ends_with_its_session(void)
+static void test_somebody_who_says_nothing_is_no_session(void)
 {
-	start_agent((struct agent_options){.once = true});
-	world_send(&clients[0].world, 2);
-	client_start(&clients[0], 0);
-	WAIT_FOR(nstopped);
-	CU_ASSERT_EQUAL(nended, 1);
-	CU_ASSERT_EQUAL(ncommitted, 1);
-	check_image(&clients[0]);
-}
-
-static void test_once_ends_with_a_session_that_failed_too(void)
-{
-	start_agent((struct agent_options){.once = true});
-	world_send(&clients[0].world, 2);
-	clients[0].leaves = true;
-	client_start(&clients[0], 4);
-	WAIT_FOR(nstopped);
-	CU_ASSERT_EQUAL(nended, 1);
-	CU_ASSERT_EQUAL(ncommitted, 0);
-	CU_ASSERT_EQUAL(files(), 0);
-}
-
-static void test_once_does_not_end_with_one_that_was_not_let_in(void)
-{
-	start_agent((struct agent_options){.once = true});
-	world_send(&clients[1].world, 1);
-	/* Somebody who says nothing and goes. */
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	const char *path = agent_address(agent)->path;
-	CU_ASSERT_FATAL(strlen(path) < sizeof(address.sun_path));
-	strcpy(address.sun_path, path);
+	start_agent((struct tide_agent_options){0});
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	CU_ASSERT_FATAL(strlen(address.path) < sizeof(name.sun_path));
+	strcpy(name.sun_path, address.path);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	CU_ASSERT_EQUAL_FATAL(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	CU_ASSERT_EQUAL_FATAL(connect(fd, (struct sockaddr *)&name, sizeof(name)), 0);
 	close(fd);
 	WAIT_FOR(nrefused == 1);
-	CU_ASSERT_EQUAL(nstopped, 0);
+
+	world_send(&clients[1].world, 1);
 	client_start(&clients[1], 0);
-	WAIT_FOR(nstopped);
+	WAIT_FOR(nended);
 	CU_ASSERT_EQUAL(ncommitted, 1);
+	CU_ASSERT_EQUAL(nrefused, 1);
 }
 
-static void test_stopping_ends_all_sessions(void)
+static void test_sessions_go_on_when_nobody_else_is_let_in(void)
 {
-	start_agent((struct agent_options){0});
+	start_agent((struct tide_agent_options){0});
+	world_send(&clients[0].world, 3);
+	client_start(&clients[0], 0);
+	WAIT_FOR(clients[0].opened);
+	tide_agent_stop_listening(agent);
+	tide_agent_stop_listening(agent);
+	WAIT_FOR(nended);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	world_send(&clients[1].world, 1);
+	client_start(&clients[1], 0);
+	WAIT_FOR(clients[1].is_ended);
+	CU_ASSERT_EQUAL(nended, 1);
+}
+
+static void test_closing_ends_all_sessions(void)
+{
+	start_agent((struct tide_agent_options){0});
 	for (int i = 0; i < CLIENTS; i++) {
 		world_send(&clients[i].world, 3);
 		client_start(&clients[i], clients[i].world.stream.frames - 2);
 	}
 	WAIT_FOR(clients[0].acks && clients[1].acks && clients[2].acks && clients[3].acks);
 	CU_ASSERT_EQUAL(files(), CLIENTS);
-	agent_stop(agent);
-	agent_stop(agent);
-	WAIT_FOR(nstopped);
+	close_agent();
+	WAIT_FOR(nclosed);
 	CU_ASSERT_EQUAL(nended, CLIENTS);
 	CU_ASSERT_EQUAL(ncommitted, 0);
 	CU_ASSERT_EQUAL(files(), 0);
 	WAIT_FOR(clients[0].is_ended);
-	CU_ASSERT_PTR_NOT_NULL(strstr(clients[0].error.text, "being stopped"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[0].error.text, "the agent ends"));
 }
 
 static void test_what_a_dead_agent_left_is_cleared(void)
@@ -480,14 +464,13 @@ static void test_what_a_dead_agent_left_is_cleared(void)
 	snprintf(path, sizeof(path), "%s/.tmp-x-0123456789abcdef", store_folder);
 	close(open(path, O_CREAT | O_WRONLY, 0600));
 	CU_ASSERT_EQUAL(files(), 1);
-	start_agent((struct agent_options){0});
-	CU_ASSERT_EQUAL(agent_swept(agent), 1);
+	start_agent((struct tide_agent_options){0});
 	CU_ASSERT_EQUAL(files(), 0);
 }
 
 static void test_too_many_clients_are_refused(void)
 {
-	start_agent((struct agent_options){.clients_max = 1});
+	start_agent((struct tide_agent_options){.clients_max = 1});
 	world_send(&clients[0].world, 2);
 	client_start(&clients[0], 3);
 	WAIT_FOR(clients[0].opened);
@@ -512,7 +495,7 @@ static void small_store(const char *size)
 static void test_a_full_disk_ends_the_session_with_words(void)
 {
 	small_store("size=3m,mode=0700");
-	start_agent((struct agent_options){0});
+	start_agent((struct tide_agent_options){0});
 	clients[0].world.codec = NULL;
 	world_send(&clients[0].world, 1);
 	client_start(&clients[0], 0);
@@ -541,10 +524,9 @@ int main(int argc, char **argv)
 		TEST(test_a_sender_that_vanishes_leaves_nothing),
 		TEST(test_a_stream_that_makes_no_sense_is_answered_with_words),
 		TEST(test_a_name_that_is_taken_is_refused),
-		TEST(test_once_ends_with_its_session),
-		TEST(test_once_ends_with_a_session_that_failed_too),
-		TEST(test_once_does_not_end_with_one_that_was_not_let_in),
-		TEST(test_stopping_ends_all_sessions),
+		TEST(test_somebody_who_says_nothing_is_no_session),
+		TEST(test_sessions_go_on_when_nobody_else_is_let_in),
+		TEST(test_closing_ends_all_sessions),
 		TEST(test_what_a_dead_agent_left_is_cleared),
 		TEST(test_too_many_clients_are_refused),
 		TEST(test_a_full_disk_ends_the_session_with_words),

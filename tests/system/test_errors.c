@@ -282,7 +282,10 @@ static void test_noise_at_the_agent_disturbs_nobody(void)
 	FILE *f = fopen(recorded, "re");
 	static uint8_t bytes[1 << 16];
 	size_t len = f ? fread(bytes, 1, sizeof(bytes), f) : 0;
-	CU_ASSERT_TRUE_FATAL(len > 1000);
+	if (len < 1000) {
+		CU_FAIL("a recording of another size than was thought");
+		return;
+	}
 	fclose(f);
 	unsigned seed = 5;
 	for (int i = 0; i < 40; i++) {
@@ -319,7 +322,10 @@ static void test_a_damaged_recording_gives_no_image(void)
 	FILE *f = fopen(recorded, "re");
 	static uint8_t bytes[4 << 20];
 	size_t len = f ? fread(bytes, 1, sizeof(bytes), f) : 0;
-	CU_ASSERT_TRUE_FATAL(len > 1000 && len < sizeof(bytes));
+	if (len < 1000 || len == sizeof(bytes)) {
+		CU_FAIL("a recording of another size than was thought");
+		return;
+	}
 	fclose(f);
 	unsigned seed = 9;
 	for (int i = 0; i < 25; i++) {

@@ -102,7 +102,8 @@ static void stream_add(struct stream *s, const void *data, size_t bytes)
 	if (s->len + bytes > s->cap) {
 		s->cap = (s->len + bytes) * 2;
 		s->bytes = realloc(s->bytes, s->cap);
-		CU_ASSERT_PTR_NOT_NULL_FATAL(s->bytes);
+		if (!s->bytes)
+			abort();
 	}
 	memcpy(s->bytes + s->len, data, bytes);
 	s->len += bytes;
@@ -114,7 +115,8 @@ static void stream_mark(struct stream *s)
 	if (s->frames + 2 > s->cap_frames) {
 		s->cap_frames = (s->frames + 2) * 2;
 		s->at = realloc(s->at, s->cap_frames * sizeof(*s->at));
-		CU_ASSERT_PTR_NOT_NULL_FATAL(s->at);
+		if (!s->at)
+			abort();
 	}
 	s->at[++s->frames] = s->len;
 }
@@ -145,7 +147,8 @@ void stream_replace(struct stream *s, size_t i, struct frame_buffer *b)
 {
 	size_t old = s->at[i + 1] - s->at[i], tail = s->len - s->at[i + 1];
 	uint8_t *rest = malloc(tail + 1);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(rest);
+	if (!rest)
+		abort();
 	memcpy(rest, s->bytes + s->at[i + 1], tail);
 	s->len = s->at[i];
 	if (b->bytes)

@@ -322,7 +322,11 @@ static void client_abort(struct client *c, const char *why)
 	struct tide_error err = {0};
 	tide_say(&err, "%s", why);
 	client_end(c, &err, true);
-	if (c->conn)
+	/* One that is done is shutting down by itself: its last reply is still on its way. */
+	pthread_mutex_lock(&c->lock);
+	bool is_done = c->is_finished;
+	pthread_mutex_unlock(&c->lock);
+	if (c->conn && !is_done)
 		connection_fail(c->conn, &err);
 }
 

@@ -410,10 +410,10 @@ static void test_an_agent_beyond_loopback_wants_to_be_told(void)
 {
 	struct child *agent = child_run(2, fixture_tidemark(), "agent", "--listen",
 		"tcp://0.0.0.0:0", "--store", fixture_path("store"), NULL);
-	expect_words(agent, "--key-file");
-	agent = child_run(2, fixture_tidemark(), "agent", "--listen", "tcp://0.0.0.0:0", "--store",
-		fixture_path("store"), "--insecure-no-auth", NULL);
 	expect_words(agent, "--insecure-listen");
+	agent = child_run(2, fixture_tidemark(), "agent", "--listen", "tcp://0.0.0.0:0", "--store",
+		fixture_path("store"), "--insecure-listen", NULL);
+	expect_words(agent, "--key-file");
 }
 
 static void test_an_image_that_is_not_there(void)

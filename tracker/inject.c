@@ -53,10 +53,11 @@
 #define OPTION_SUSPEND_SECCOMP (1ul << 21) /* PTRACE_O_SUSPEND_SECCOMP */
 #define GET_SYSCALL_USER_DISPATCH_CONFIG 0x4211
 
-/* A thread that only has to get a processor may wait for a hundred others to have theirs. */
+/* From one stop to the next, with a handler of the process on top of the stub perhaps. */
 #define STOP_TIMEOUT_NS (2 * NS_PER_S)
-/* From one stop of the stub to the next, with a handler of the process on top of it perhaps. */
-#define STUB_TIMEOUT_NS (2 * NS_PER_S)
+/* The same for a thread that only has to get a processor, and waits for a hundred others to have
+ * theirs. */
+#define PROCESSOR_TIMEOUT_NS (30 * NS_PER_S)
 /* A thread that has something else on its hands (a signal, an older stub) is left alone and asked
  * again. */
 #define ATTEMPTS 50
@@ -157,6 +158,18 @@ static int injection_open_pidfd(struct injection *in, pid_t tid)
 		in, errno == EINVAL ? -EOPNOTSUPP : -errno, "open a pidfd of a thread of");
 }
 
+/* Waits for the next stop. The thread is not held meanwhile, so patience costs it nothing; it is of
+ * no use once we have the descriptor. */
+static int injection_wait(struct injection *in, uint64_t deadline_ns)
+{
+	uint64_t latest = clock_now_ns() + PROCESSOR_TIMEOUT_NS;
+	int r = tracee_wait(&in->tracee, deadline_ns);
+	while (r == -ETIMEDOUT && in->fd < 0 && clock_now_ns() < latest &&
+		process_thread_state(in->process, in->tracee.tid) == 'R')
+		r = tracee_wait(&in->tracee, clock_now_ns() + STOP_TIMEOUT_NS / 100);
+	return r;
+}
+
 /*
  * Attaches and brings the thread to a stop of our own. Signals on their way come first: each is
  * handed on and the stop follows. On -ETIMEDOUT the thread is still attached, and freed when we
@@ -176,9 +189,9 @@ static int injection_stop(struct injection *in, pid_t tid)
 	tracee_interrupt(&in->tracee);
 	uint64_t deadline = clock_now_ns() + STOP_TIMEOUT_NS;
 	for (;;) {
-		if (tracee_wait(&in->tracee, deadline) < 0)
-			return injection_fail(
-				in, -ETIMEDOUT, "stop a thread (in a vfork or a disk's wait?) of");
+		if (injection_wait(in, deadline) < 0)
+			return injection_fail(in, -ETIMEDOUT,
+				"stop a thread (in vfork or waiting for a disk?) of");
 		if (in->tracee.stop == TRACEE_GONE)
 			return injection_fail(in, -ESRCH, "stop a thread of");
 		r = tracee_get_regs(&in->tracee, &in->regs);
@@ -347,11 +360,11 @@ static bool injection_undo_for_signal(struct injection *in)
  */
 static int injection_follow(struct injection *in)
 {
-	uint64_t deadline = clock_now_ns() + STUB_TIMEOUT_NS;
+	uint64_t deadline = clock_now_ns() + STOP_TIMEOUT_NS;
 	enum step step = FIRST_ENTRY;
 	while (step != DONE) {
 		tracee_resume_to_syscall(&in->tracee);
-		if (tracee_wait(&in->tracee, deadline) < 0)
+		if (injection_wait(in, deadline) < 0)
 			return -ETIMEDOUT;
 
 		bool ours = false;
@@ -374,7 +387,7 @@ static int injection_follow(struct injection *in)
 		if (r < 0)
 			return r;
 		if (ours)
-			deadline = clock_now_ns() + STUB_TIMEOUT_NS;
+			deadline = clock_now_ns() + STOP_TIMEOUT_NS;
 		else if (clock_now_ns() >= deadline)
 			return -ETIMEDOUT;
 	}

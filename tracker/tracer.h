@@ -17,7 +17,12 @@
 struct process;
 struct tracer;
 
-/* Starts the thread. `process` is borrowed until tracer_stop(). */
+/*
+ * `process` is borrowed until tracer_stop(). Calls for one tracer come from one thread at a time;
+ * tracer_is_frozen() may come from any. No handler is installed and no signal's disposition
+ * matters; but each stop of a thread is a SIGCHLD for the calling program, as the kernel has it,
+ * and where that waits for any child (waitpid(-1)) it finds stops among the reports.
+ */
 int tracer_start(const struct process *process, struct tracer **ret, struct tide_error *err);
 
 /* Lets go of whatever is held, as tracer_thaw(TRACER_RUN) would, and ends the thread. Accepts NULL.
@@ -42,7 +47,13 @@ struct thread_regset {
 	void *data;
 };
 
-/* A thread as it stands in the freeze. The general registers are those that it will go on with. */
+/*
+ * A thread as it stands in the freeze. The general registers (NT_PRSTATUS: a struct
+ * user_regs_struct, always the first set) are those that it will go on with, in the kernel's way of
+ * saying so: a thread out of an interrupted system call has that call in orig_rax and -ERESTART* in
+ * rax, and whoever sets both in a stopped thread has the kernel begin the call again.
+ * -ERESTART_RESTARTBLOCK means nothing elsewhere: make it -EINTR there.
+ */
 struct thread_state {
 	pid_t tid;
 	char name[16];

@@ -231,8 +231,9 @@ static void on_signal(int signal)
 static int run_bare(void)
 {
 	struct epoll_event event;
+	const int epoll_fd = wait_fd;
 	register long nr __asm__("rax") = SYS_epoll_wait;
-	register long fd __asm__("rdi") = wait_fd;
+	register long fd __asm__("rdi") = epoll_fd;
 	register void *events __asm__("rsi") = &event;
 	register long max __asm__("rdx") = 1;
 	register long timeout __asm__("r10") = TIMEOUT_MS;
@@ -243,7 +244,7 @@ static int run_bare(void)
 		: "+r"(nr), "+r"(fd), "+r"(events), "+r"(max), "+r"(timeout), "+r"(r8), "+r"(r9)
 		:
 		: "rcx", "r11", "memory");
-	if (fd != wait_fd || events != &event || max != 1 || timeout != TIMEOUT_MS ||
+	if (fd != epoll_fd || events != &event || max != 1 || timeout != TIMEOUT_MS ||
 		r8 != 0x8888 || r9 != 0x9999)
 		return EPROTO;
 	return nr < 0 ? (int)-nr : 0;
@@ -311,7 +312,7 @@ static void *wait_bare(void *arg)
 {
 	for (;;)
 		if (run_bare() != 0)
-			shared->answer = EPROTO;
+			__atomic_store_n(&shared->answer, EPROTO, __ATOMIC_RELAXED);
 	return arg;
 }
 

@@ -117,7 +117,7 @@ static void follow(void (*fn)(void))
 
 static void count_forever(unsigned i)
 {
-	shared->ready = 1;
+	__atomic_store_n(&shared->ready, 1, __ATOMIC_RELAXED);
 	for (;;)
 		shared->count[i]++;
 }
@@ -182,7 +182,7 @@ static void *thread_churn(void *arg)
 			n++;
 		while (n > 0)
 			pthread_join(threads[--n], NULL);
-		shared->ready = 1;
+		__atomic_store_n(&shared->ready, 1, __ATOMIC_RELAXED);
 	}
 	return NULL;
 }
@@ -377,6 +377,9 @@ static void target_pause_on_one_cpu(void)
 
 static void test_an_injection_changes_no_byte_and_no_register(void)
 {
+#ifdef __SANITIZE_THREAD__
+	harness_skip("the thread sanitizer's own memory changes all the while");
+#endif
 	follow(target_pause_on_one_cpu);
 	await_state(child, 'S');
 	struct user_regs_struct before = leader_regs();
@@ -388,6 +391,13 @@ static void test_an_injection_changes_no_byte_and_no_register(void)
 	CU_ASSERT_EQUAL(memcmp(&before, &after, sizeof(before)), 0);
 }
 
+static unsigned count_threads(void)
+{
+	char n[16] = "0";
+	process_read_status(process, child, "Threads", n, sizeof(n));
+	return (unsigned)strtoul(n, NULL, 10);
+}
+
 static void test_a_freeze_holds_every_thread(void)
 {
 	follow(target_threads);
@@ -395,7 +405,8 @@ static void test_a_freeze_holds_every_thread(void)
 		await_count(i);
 	for (unsigned round = 0; round < 10; round++) {
 		struct freeze_report report = freeze();
-		CU_ASSERT_EQUAL(report.nthreads, COUNTERS);
+		CU_ASSERT(report.nthreads >= COUNTERS);
+		CU_ASSERT_EQUAL(report.nthreads, count_threads());
 		CU_ASSERT(tracer_is_frozen(tracer));
 		assert_stands();
 		thaw(TRACER_RUN);
@@ -403,13 +414,6 @@ static void test_a_freeze_holds_every_thread(void)
 		await_count(0);
 		await_count(COUNTERS - 1);
 	}
-}
-
-static unsigned count_threads(void)
-{
-	char n[16] = "0";
-	process_read_status(process, child, "Threads", n, sizeof(n));
-	return (unsigned)strtoul(n, NULL, 10);
 }
 
 static void test_a_freeze_holds_threads_that_come_and_go(void)
@@ -431,7 +435,8 @@ static void test_a_process_without_its_leader_is_held(void)
 	await_state(child, 'Z');
 	CU_ASSERT_EQUAL_FATAL(process_open(child, &process, &err), 0);
 	CU_ASSERT_EQUAL_FATAL(tracer_start(process, &tracer, &err), 0);
-	CU_ASSERT_EQUAL(freeze().nthreads, 1);
+	/* The dead leader is counted, and not held. */
+	CU_ASSERT_EQUAL(freeze().nthreads, count_threads() - 1);
 	assert_stands();
 	thaw(TRACER_RUN);
 	await_count(0);
@@ -574,6 +579,9 @@ static void target_signals(void)
 
 static void test_no_signal_is_lost_and_none_comes_twice(void)
 {
+#ifdef __SANITIZE_THREAD__
+	harness_skip("the thread sanitizer holds signals back, and merges them");
+#endif
 	follow(target_signals);
 	uint64_t sent = 0;
 	for (unsigned round = 0; round < 100; round++) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* System calls that wait, each with the answer it must give when nobody but a tracer disturbs it. */
+/* System calls that wait, each with the answer it must give when nobody but a tracer disturbs it.
+ */
 #ifndef TESTS_SYSTEM_CALLS_H
 #define TESTS_SYSTEM_CALLS_H
 

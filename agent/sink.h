@@ -34,8 +34,8 @@ struct sink_input {
 };
 
 struct sink_ops {
-	/* Every frame from STREAM to COMMIT, in order; also HOLLOW ones where an image is read.
-	 * Unknown frames that are not critical do not come here. */
+	/* Every frame from STREAM to COMMIT, in order; also HOLLOW ones where an image is read, and
+	 * those of types from 16 to 31 that nobody knows yet and that are not critical. */
 	int (*frame)(struct sink *s, const struct sink_input *in, struct tide_error *err);
 	/* All frames of the round were given, and the round has been acknowledged: time to tidy up
 	 * what the peer need not wait for. */

@@ -318,6 +318,31 @@ static void test_an_image_can_be_read_from_front_to_end(void)
 	CU_ASSERT_EQUAL(count_frames("b", FRAME_HOLLOW), count_frames("a", FRAME_HOLLOW));
 }
 
+static void test_frames_of_later_versions_are_kept(void)
+{
+	struct frame_buffer b = {0};
+	struct frame later = {
+		.type = 30, .process = 1, .head = (const uint8_t *)"hi", .head_bytes = 2};
+	struct frame talk = {.type = 99};
+	world_begin(&world);
+	world_round(&world, true);
+	world_mappings(&world);
+	CU_ASSERT_EQUAL_FATAL(frame_buffer_encode(&b, &later), 0);
+	world_append(&world, &b);
+	CU_ASSERT_EQUAL_FATAL(frame_buffer_encode(&b, &talk), 0);
+	world_append(&world, &b);
+	world_write(&world, 0, 0, 100, 256);
+	world_round_end(&world);
+	world_state(&world);
+	world_commit(&world);
+	store_stream("a");
+	open_image("a");
+	check_pages();
+	verify("a");
+	CU_ASSERT_EQUAL(count_frames("a", 30), 1);
+	CU_ASSERT_EQUAL(count_frames("a", 99), 0);
+}
+
 static void test_images_are_private(void)
 {
 	struct stat st;
@@ -409,6 +434,7 @@ int main(int argc, char **argv)
 		TEST(test_every_address_has_an_owner),
 		TEST(test_what_no_one_holds_reads_as_zero),
 		TEST(test_an_image_can_be_read_from_front_to_end),
+		TEST(test_frames_of_later_versions_are_kept),
 		TEST(test_images_are_private),
 		TEST(test_an_image_is_found_by_its_path),
 		TEST(test_a_list_tells_of_every_image),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The image sink and the image reader against plain arrays. */
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -343,6 +344,38 @@ static void test_frames_of_later_versions_are_kept(void)
 	CU_ASSERT_EQUAL(count_frames("a", 99), 0);
 }
 
+static void *read_pieces(void *arg)
+{
+	uint64_t seed = (uint64_t)(uintptr_t)arg;
+	uint8_t *buf = malloc(40000);
+	bool right = buf != NULL;
+	for (int n = 0; right && n < 300; n++) {
+		seed = seed * UINT64_C(6364136223846793005) + 1;
+		const struct world_space *s = &world.spaces[seed >> 63];
+		size_t at = (seed >> 20) % (WORLD_PAGES * WORLD_PAGE - 40000);
+		right = image_read(image, 1, s->space, s->base + at, buf, 40000, NULL) == 0 &&
+			memcmp(buf, s->pages + at, 40000) == 0;
+	}
+	free(buf);
+	return (void *)(uintptr_t)right;
+}
+
+static void test_several_threads_read_one_image(void)
+{
+	pthread_t threads[4];
+	world_send(&world, 6);
+	store_stream("a");
+	open_image("a");
+	for (uintptr_t i = 0; i < 4; i++)
+		CU_ASSERT_EQUAL_FATAL(
+			pthread_create(&threads[i], NULL, read_pieces, (void *)(i + 1)), 0);
+	for (int i = 0; i < 4; i++) {
+		void *right = NULL;
+		pthread_join(threads[i], &right);
+		CU_ASSERT_PTR_NOT_NULL(right);
+	}
+}
+
 static void test_images_are_private(void)
 {
 	struct stat st;
@@ -435,6 +468,7 @@ int main(int argc, char **argv)
 		TEST(test_what_no_one_holds_reads_as_zero),
 		TEST(test_an_image_can_be_read_from_front_to_end),
 		TEST(test_frames_of_later_versions_are_kept),
+		TEST(test_several_threads_read_one_image),
 		TEST(test_images_are_private),
 		TEST(test_an_image_is_found_by_its_path),
 		TEST(test_a_list_tells_of_every_image),

@@ -22,7 +22,9 @@ struct page_span {
 	uint64_t at;      /* place in the space, bytes */
 	uint64_t address; /* where the process has it mapped, bytes; equals `at` in SPACE_PRIVATE */
 	uint64_t bytes;
-	bool zero; /* known to be zero: need not be read */
+	bool zero;     /* known to be zero: need not be read */
+	bool doubtful; /* nothing shows that it was written, nor that it was not: it need not travel
+			  where it still holds what the receiver has */
 };
 
 /* The numbers travel. */
@@ -48,8 +50,7 @@ struct change_set {
 	uint64_t written_pages;
 	uint64_t held_pages; /* that a receiver of everything so far holds, over all spaces */
 	uint64_t dropped_pages;
-	uint64_t reread_pages; /* of the written ones: not seen to be written, but nothing shows
-				  that they were not */
+	uint64_t reread_pages; /* of the written ones: doubtful */
 	uint64_t collect_ns;   /* how long finding all this took */
 	uint64_t interval_ns;  /* since the collect before; 0 for the first */
 	char note[160];        /* for the round's line, or "" ("1 registered buffer re-read") */

@@ -32,6 +32,9 @@ enum mapping_flag {
 	MAPPING_SHARED = 1 << 0,    /* MAP_SHARED */
 	MAPPING_GROWSDOWN = 1 << 1, /* the initial stack */
 	MAPPING_HUGETLB = 1 << 2,
+	/* MAPPING_OBJECT: other processes can write it, so that its pages may be of an instant of
+	 * their own, up to the freeze and in it. */
+	MAPPING_OTHERS_WRITE = 1 << 3,
 };
 
 struct mapping {

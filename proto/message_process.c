@@ -236,7 +236,8 @@ _Static_assert((int)MAPPING_ANON == TIDEMARK__MAPPING_KIND__MAPPING_ANON &&
 	"the numbers of mapping kinds travel");
 
 #define MAPPING_PROT_KNOWN 7u
-#define MAPPING_FLAGS_KNOWN ((uint32_t)(MAPPING_SHARED | MAPPING_GROWSDOWN | MAPPING_HUGETLB))
+#define MAPPING_FLAGS_KNOWN \
+	((uint32_t)(MAPPING_SHARED | MAPPING_GROWSDOWN | MAPPING_HUGETLB | MAPPING_OTHERS_WRITE))
 #define WHY_CAP 256
 
 static int mapping_refuse(const struct mapping *m, const char *why, struct tide_error *err)

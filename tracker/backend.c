@@ -4,10 +4,12 @@
 #include <string.h>
 #include "base/error.h"
 #include "tracker/backend.h"
+#include "tracker/backend_soft_dirty.h"
 #include "tracker/backend_uffd.h"
 
 const struct backend_ops *const backends[] = {
 	&backend_uffd_wp,
+	&backend_soft_dirty,
 	NULL,
 };
 
@@ -36,7 +38,7 @@ void backend_found_release(struct backend_found *f)
 	pageset_release(&f->held);
 	pageset_release(&f->written);
 	pageset_release(&f->zero);
-	pageset_release(&f->untracked);
+	pageset_release(&f->doubtful);
 	pageset_release(&f->refused);
 	pageset_release(&f->unreadable);
 }

@@ -41,20 +41,21 @@ int watch_list_add(struct watch_list *l, struct watch w);
 /* What a collect found, by address. Release with backend_found_release(). */
 struct backend_found {
 	struct pageset held; /* private pages with contents of the process's own, at this instant */
-	struct pageset written; /* written since the last collect, or not known not to be; includes
-				   shared pages */
-	struct pageset zero;    /* of the written ones: hold the zero page */
-	struct pageset untracked;  /* stretches that cannot be watched: all of their held pages are
-				      in `written` each time */
-	struct pageset refused;    /* ... and of these the ones that another userfaultfd watches */
+	struct pageset written;  /* written since the last collect, or not known not to be; includes
+				    shared pages */
+	struct pageset zero;     /* of the written ones: hold the zero page */
+	struct pageset doubtful; /* of the written ones: not seen to be, but nothing shows that
+				    they were not (what cannot be watched) */
+	struct pageset refused;  /* stretches that another userfaultfd watches */
 	struct pageset unreadable; /* populated, but nothing can be read there (guard pages) */
-	uint64_t stopped_ns;       /* how long the process had to stand still for it; 0 */
 };
 void backend_found_release(struct backend_found *f);
 
 struct backend_ops {
 	const char *name;  /* as --backend takes it */
 	const char *about; /* one line for `tidemark check` */
+	bool stands_still; /* collect wants the process not to run meanwhile: the caller stops it,
+			      before it reads the mappings, and lets it go right afterwards */
 
 	/* Can this kernel do it? By behaviour, tried on ourselves. 0, or -EOPNOTSUPP/-EPERM with
 	 * the reason in words. */
@@ -74,8 +75,8 @@ struct backend_ops {
 		struct tide_error *err);
 
 	/* About how many pages collect would find written. Changes nothing. */
-	int (*pending)(struct backend *b, const struct watch_list *watches, uint64_t *ret_pages,
-		struct tide_error *err);
+	int (*pending)(struct backend *b, const struct mapping_table *maps,
+		const struct watch_list *watches, uint64_t *ret_pages, struct tide_error *err);
 
 	/* Nothing is watched any more; leaves no trace. */
 	void (*release)(struct backend *b);

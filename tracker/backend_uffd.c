@@ -130,7 +130,7 @@ static int uffd_probe(struct tide_error *err)
 		r = scan_range(&look, start, end, count_written, &written);
 	}
 	munmap(memory, 2 * page);
-	if (r == -ENOTTY)
+	if (r == -EOPNOTSUPP)
 		return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -EOPNOTSUPP,
 			"no PAGEMAP_SCAN (Linux 6.7 has it)");
 	if (r < 0)
@@ -194,6 +194,8 @@ static int note_region(struct collecting *c, const struct uapi_page_region *regi
 	int r = pageset_add(&c->found->held, run);
 	if (r == 0 && written)
 		r = pageset_add(&c->found->written, run);
+	if (r == 0 && written && !c->tracked)
+		r = pageset_add(&c->found->doubtful, run);
 	if (r == 0 && written && is & UAPI_PAGE_IS_PFNZERO)
 		r = pageset_add(&c->found->zero, run);
 	return r;
@@ -244,7 +246,8 @@ static int found_shared(void *arg, const struct uapi_page_region *region)
 		c->pages += run.end - run.start;
 		return 0;
 	}
-	return pageset_add(&c->found->written, run);
+	int r = pageset_add(&c->found->written, run);
+	return r == 0 && !c->tracked ? pageset_add(&c->found->doubtful, run) : r;
 }
 
 /* Private memory: one scan gives what is held and what was written, at the same instant, and arms.
@@ -331,8 +334,6 @@ static int scan_all(struct collecting *c, const struct watch_list *watches, bool
 			end = n->end;
 		}
 		int r = scan_stretch(c, w->start, end, protect, unpaused);
-		if (r == 0 && !c->tracked && c->found)
-			r = pageset_add(&c->found->untracked, (struct page_run){w->start, end});
 		if (r < 0)
 			return scan_failed(c->b, r, w->start, end, err);
 	}
@@ -473,9 +474,10 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 	return 0;
 }
 
-static int uffd_pending(struct backend *base, const struct watch_list *watches, uint64_t *ret_pages,
-	struct tide_error *err)
+static int uffd_pending(struct backend *base, const struct mapping_table *maps,
+	const struct watch_list *watches, uint64_t *ret_pages, struct tide_error *err)
 {
+	(void)maps;
 	struct uffd_backend *b = (struct uffd_backend *)base;
 	struct collecting c = {.b = b, .swap_in_use = machine_has_swap()};
 	int r = scan_all(&c, watches, false, false, err);

@@ -9,11 +9,6 @@
 #include "tracker/process.h"
 #include "tracker/scan.h"
 
-/* Entries of /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst. */
-#define PAGEMAP_PRESENT (1ull << 63)
-#define PAGEMAP_SWAPPED (1ull << 62)
-#define PAGEMAP_FILE (1ull << 61)
-
 struct finding_populated {
 	bool file; /* pages of the file itself do not count */
 	struct pageset *ret;
@@ -29,33 +24,8 @@ static int note_region(void *arg, const struct uapi_page_region *region)
 	return pageset_add(f->ret, (struct page_run){region->start, region->end});
 }
 
-static int read_pagemap(const struct process *p, const struct finding_populated *f, uint64_t start,
-	uint64_t end, uint64_t page)
-{
-	enum { ENTRIES = 4096 };
-	auto_free uint64_t *entries = malloc(ENTRIES * sizeof(*entries));
-	if (!entries)
-		return -ENOMEM;
-	for (uint64_t at = start; at < end;) {
-		size_t n = (end - at) / page < ENTRIES ? (end - at) / page : ENTRIES;
-		ssize_t got = pread(p->pagemap_fd, entries, n * sizeof(*entries),
-			(off_t)(at / page * sizeof(*entries)));
-		if (got <= 0)
-			return got < 0 ? -errno : -ESRCH;
-		for (size_t i = 0; i < (size_t)got / sizeof(*entries); i++, at += page) {
-			bool own = entries[i] & PAGEMAP_SWAPPED ||
-				   (entries[i] & PAGEMAP_PRESENT &&
-					   !(f->file && entries[i] & PAGEMAP_FILE));
-			int r = own ? pageset_add(f->ret, (struct page_run){at, at + page}) : 0;
-			if (r < 0)
-				return r;
-		}
-	}
-	return 0;
-}
-
 static int find_private(const struct process *p, const struct mapping *m, uint64_t start,
-	uint64_t end, uint64_t page, struct pageset *ret)
+	uint64_t end, struct pageset *ret)
 {
 	struct finding_populated f = {.file = m->kind == MAPPING_FILE_PRIVATE, .ret = ret};
 	struct scan_query q = {
@@ -68,7 +38,7 @@ static int find_private(const struct process *p, const struct mapping *m, uint64
 		q.returned &= ~(uint64_t)UAPI_PAGE_IS_GUARD;
 		r = scan_range(&q, start, end, note_region, &f);
 	}
-	return r == -ENOTTY ? read_pagemap(p, &f, start, end, page) : r;
+	return r;
 }
 
 static int find_shared(const struct process *p, const struct mapping *m, uint64_t start,
@@ -100,6 +70,6 @@ int populated_find(const struct process *p, const struct mapping *m, uint64_t st
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	int r = m->kind == MAPPING_OBJECT ? find_shared(p, m, start, end, page, ret)
-					  : find_private(p, m, start, end, page, ret);
+					  : find_private(p, m, start, end, ret);
 	return r < 0 ? tide_fail(err, r, "look at the pages of process %d", p->pid) : 0;
 }

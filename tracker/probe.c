@@ -44,6 +44,15 @@ static bool ask_backend(const char *name, char *detail, size_t size)
 	return no(detail, size, "not built in", 0);
 }
 
+static bool ask_tracking(char *detail, size_t size)
+{
+	const struct backend_ops *backend;
+	if (backend_choose("auto", &backend, NULL) < 0)
+		return no(detail, size, "by none of the ways below", 0);
+	snprintf(detail, size, "by %s, where --backend does not say otherwise", backend->name);
+	return true;
+}
+
 static bool ask_uffd_wp(char *detail, size_t size)
 {
 	return ask_backend("uffd-wp", detail, size);
@@ -68,33 +77,9 @@ static bool ask_guard(char *detail, size_t size)
 		      : no(detail, size, "guard pages look like swapped ones", 0);
 }
 
-/*
- * Written 4, clear_refs says nothing even on a kernel that cannot track soft-dirty; it then never
- * marks a page. So dirty a page and look.
- */
 static bool ask_soft_dirty(char *detail, size_t size)
 {
-	enum { SOFT_DIRTY_BIT = 55 };
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	auto_close int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	auto_close int clear = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
-	if (pagemap < 0 || clear < 0)
-		return no(detail, size, "no clear_refs", errno);
-	volatile uint8_t *memory =
-		mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
-		return no(detail, size, "map a page", errno);
-	memory[0] = 1;
-	uint64_t cleared = UINT64_MAX, written = 0;
-	off_t at = (off_t)((uintptr_t)memory / page * sizeof(uint64_t));
-	bool ok = write(clear, "4", 1) == 1 && pread(pagemap, &cleared, 8, at) == 8;
-	memory[0] = 2;
-	ok = ok && pread(pagemap, &written, 8, at) == 8;
-	munmap((void *)(uintptr_t)memory, page);
-	if (ok && !(cleared >> SOFT_DIRTY_BIT & 1) && written >> SOFT_DIRTY_BIT & 1)
-		return yes(detail, size, "pages written since a clearing show");
-	return no(detail, size, "clearing is accepted and does nothing: not built into this kernel",
-		0);
+	return ask_backend("soft-dirty", detail, size);
 }
 
 static bool ask_vm_readv(char *detail, size_t size)
@@ -164,7 +149,8 @@ static bool ask_suspend_seccomp(char *detail, size_t size)
 }
 
 const struct probe probes[] = {
-	{"uffd-wp", "Can writes be tracked by userfaultfd?", true, ask_uffd_wp},
+	{"tracking", "Can writes be tracked at all?", true, ask_tracking},
+	{"uffd-wp", "Can writes be tracked by userfaultfd?", false, ask_uffd_wp},
 	{"soft-dirty", "Can writes be tracked by soft-dirty bits?", false, ask_soft_dirty},
 	{"guard-pages", "Are guard pages reported?", false, ask_guard},
 	{"ptrace", "May processes be stopped?", true, ask_ptrace},

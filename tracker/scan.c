@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <time.h>
 #include "base/clock.h"
+#include "tracker/pagemap.h"
 #include "tracker/scan.h"
 
 #define REGIONS_PER_CALL 1024
@@ -53,12 +54,14 @@ int scan_range(
 			.category_inverted = q->inverted,
 			.category_mask = q->mask,
 			.category_anyof_mask = q->anyof,
-			.return_mask = q->returned,
+			.return_mask = q->returned & ~SCAN_MAYBE_ZERO,
 		};
 		uint64_t before = clock_now_ns();
 		int n = ioctl(q->pagemap_fd, UAPI_PAGEMAP_SCAN, &scan);
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && errno == ENOTTY)
+			return pagemap_scan(q, at, end, fn, arg);
 		if (n < 0)
 			return -errno;
 		uint64_t took = clock_now_ns() - before;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* PAGEMAP_SCAN over long ranges: in pieces, so that the target's own mmap calls do not wait for us.
+/*
+ * PAGEMAP_SCAN over long ranges: in pieces, so that the target's own mmap calls do not wait for us.
+ * On a kernel that has none (before 6.7), plain reads of pagemap answer what they can.
  */
 #ifndef TRACKER_SCAN_H
 #define TRACKER_SCAN_H
@@ -8,6 +10,9 @@
 #include <stdint.h>
 #include "tidemark/error.h"
 #include "tracker/uapi.h"
+
+/* Of plain reads alone: present, and nothing shows that it is not the zero page. */
+#define SCAN_MAYBE_ZERO (1ull << 63)
 
 struct scan_query {
 	int pagemap_fd;
@@ -28,7 +33,8 @@ typedef int (*scan_region_fn)(void *arg, const struct uapi_page_region *region);
 /*
  * Scans [start, end) (bytes, page-aligned). Returns 0, what `fn` returned, or a negative errno:
  * -ESRCH the memory is gone (exec, exit), -EINVAL a category that this kernel does not know,
- * -ENOTTY no PAGEMAP_SCAN.
+ * -EOPNOTSUPP no PAGEMAP_SCAN, and plain reads cannot answer it. SCAN_MAYBE_ZERO may be asked for
+ * everywhere.
  */
 int scan_range(
 	const struct scan_query *q, uint64_t start, uint64_t end, scan_region_fn fn, void *arg);

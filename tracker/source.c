@@ -2,6 +2,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -9,40 +10,20 @@
 #include "base/error.h"
 #include "tidemark/send.h"
 #include "tracker/backend.h"
+#include "tracker/changes.h"
 #include "tracker/inspect.h"
 #include "tracker/lock.h"
 #include "tracker/maps.h"
-#include "tracker/object_data.h"
+#include "tracker/objects.h"
 #include "tracker/process.h"
 #include "tracker/reader.h"
-#include "tracker/scan.h"
 #include "tracker/source.h"
 #include "tracker/state.h"
 #include "tracker/tracer.h"
 
-/* A shared object that the process maps, known by device and inode while we follow it. Its number
- * is its place in the list + 1. */
-struct object {
-	uint32_t dev_major, dev_minor;
-	uint64_t inode;
-	/* Where the object has data, by offset. Without the right to ask the object itself: what
-	 * was ever seen in the process's page tables (absence from them says nothing). */
-	struct pageset data;
-	bool asked; /* `data` was brought up to date in this collect */
-};
-
-/* What is held in each space: [0] is SPACE_PRIVATE, [n] object n. */
-struct holdings {
-	struct pageset *v;
-	size_t len;
-};
-
-/* The process at one collect, as the receiver will know it once it is acknowledged. */
-struct baseline {
-	struct mapping_table maps;
-	struct holdings held;
-	struct pageset pinned; /* ELF header pages that travel although they are the file's */
-};
+/* How long a backend may have the process stand still for a round. Nobody waits for a disk or a
+ * peer meanwhile, so that it is there only for what goes wrong. */
+#define STAND_STILL_NS (5 * NS_PER_S)
 
 struct process_source {
 	struct page_source base;
@@ -54,13 +35,12 @@ struct process_source {
 	struct process_info *info;
 	struct process_state state;
 
-	struct object *objects;
-	size_t nobjects;
+	struct objects objects;
 
 	struct baseline settled;
 	struct baseline staged;
-	struct holdings written; /* by the last collect; not settled yet */
-	struct holdings owed;    /* written once, and never acknowledged */
+	struct written written; /* found by the last collect; not settled yet */
+	struct holdings owed;   /* written once, and never acknowledged */
 	pthread_mutex_t skipped_lock;
 	struct holdings skipped; /* could not be read since the last collect */
 	struct change_set changes;
@@ -70,149 +50,16 @@ struct process_source {
 	bool start_over; /* all that is held counts as written at the next collect */
 };
 
-static void holdings_release(struct holdings *h)
-{
-	for (size_t i = 0; i < h->len; i++)
-		pageset_release(&h->v[i]);
-	free(h->v);
-	*h = (struct holdings){0};
-}
-
-static int holdings_grow(struct holdings *h, size_t len)
-{
-	if (h->len >= len)
-		return 0;
-	struct pageset *v = reallocarray(h->v, len, sizeof(*v));
-	if (!v)
-		return -ENOMEM;
-	memset(v + h->len, 0, (len - h->len) * sizeof(*v));
-	h->v = v;
-	h->len = len;
-	return 0;
-}
-
-static void baseline_release(struct baseline *b)
-{
-	mapping_table_release(&b->maps);
-	holdings_release(&b->held);
-	pageset_release(&b->pinned);
-}
-
-static void change_set_release(struct change_set *c)
-{
-	mapping_diff_release(&c->mappings);
-	free(c->drops);
-	free(c->written);
-	*c = (struct change_set){0};
-}
-
-/* a = a | b */
-static int merge(struct pageset *a, const struct pageset *b)
-{
-	struct pageset both = {0};
-	int r = pageset_union(a, b, &both);
-	if (r == 0)
-		pageset_swap(a, &both);
-	pageset_release(&both);
-	return r;
-}
-
-static int number_object(struct process_source *s, struct mapping *m)
-{
-	for (size_t i = 0; i < s->nobjects && m->object == 0; i++) {
-		const struct object *o = &s->objects[i];
-		if (o->inode == m->inode && o->dev_major == m->dev_major &&
-			o->dev_minor == m->dev_minor)
-			m->object = i + 1;
-	}
-	if (m->object)
-		return 0;
-
-	struct object *v = reallocarray(s->objects, s->nobjects + 1, sizeof(*v));
-	if (!v)
-		return -ENOMEM;
-	s->objects = v;
-	v[s->nobjects++] = (struct object){
-		.dev_major = m->dev_major, .dev_minor = m->dev_minor, .inode = m->inode};
-	m->object = s->nobjects;
-	return 0;
-}
-
-struct seen {
-	struct pageset *data;
-	const struct mapping *mapping;
-};
-
-static int note_seen(void *arg, const struct uapi_page_region *region)
-{
-	struct seen *seen = arg;
-	uint64_t shift = seen->mapping->offset - seen->mapping->start;
-	return pageset_add(
-		seen->data, (struct page_run){region->start + shift, region->end + shift});
-}
-
-/* Brings up to date where the object behind a mapping has data. */
-static int look_at_object(struct process_source *s, const struct mapping *m)
-{
-	struct object *o = &s->objects[m->object - 1];
-	auto_close int fd = maps_open_file(s->process, m);
-	if (fd >= 0) {
-		/* Dropped data shows only here; the first mapping of the object starts anew. */
-		if (!o->asked)
-			pageset_clear(&o->data);
-		o->asked = true;
-		int r = object_data_ask(fd, m, s->page_bytes, &o->data);
-		if (r != -EOPNOTSUPP)
-			return r;
-	}
-	struct seen seen = {&o->data, m};
-	struct scan_query q = {
-		.pagemap_fd = s->process->pagemap_fd,
-		.unpaused = s->frozen,
-		.anyof = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED,
-		.returned = UAPI_PAGE_IS_PRESENT,
-	};
-	return scan_range(&q, m->start, m->end, note_seen, &seen);
-}
-
-/* The stretches of a mapping of a shared object that have data, by address. */
-static int watch_object(struct process_source *s, const struct mapping *m, uint32_t index,
-	struct watch_list *watches)
-{
-	const struct pageset *data = &s->objects[m->object - 1].data;
-	uint64_t from = m->offset, to = m->offset + (m->end - m->start);
-	for (size_t i = pageset_find(data, from); i < data->len && data->runs[i].start < to; i++) {
-		uint64_t start = data->runs[i].start > from ? data->runs[i].start : from;
-		uint64_t end = data->runs[i].end < to ? data->runs[i].end : to;
-		int r = watch_list_add(watches, (struct watch){.start = m->start + (start - from),
-							.end = m->start + (end - from),
-							.kind = WATCH_SHARED,
-							.mapping = index});
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
+/* What is to be watched of these mappings. Objects must have been looked at. */
 static int make_watches(
-	struct process_source *s, struct mapping_table *maps, struct watch_list *ret)
+	const struct objects *objects, const struct mapping_table *maps, struct watch_list *ret)
 {
 	int r = 0;
-	for (size_t i = 0; i < s->nobjects; i++)
-		s->objects[i].asked = false;
-	for (size_t i = 0; r == 0 && i < maps->len; i++) {
-		struct mapping *m = &maps->v[i];
-		if (m->kind != MAPPING_OBJECT)
-			continue;
-		r = number_object(s, m);
-		if (r == 0)
-			r = look_at_object(s, m);
-	}
 	for (size_t i = 0; r == 0 && i < maps->len; i++) {
 		const struct mapping *m = &maps->v[i];
 		struct watch w = {.start = m->start, .end = m->end, .mapping = (uint32_t)i};
 		if (m->kind == MAPPING_OBJECT) {
-			r = watch_object(s, m, (uint32_t)i, ret);
+			r = objects_watch(objects, m, (uint32_t)i, ret);
 		} else if (m->kind == MAPPING_ANON || m->kind == MAPPING_FILE_PRIVATE) {
 			w.kind = m->kind == MAPPING_ANON ? WATCH_PRIVATE : WATCH_PRIVATE_FILE;
 			r = watch_list_add(ret, w);
@@ -226,8 +73,7 @@ static int make_watches(
  * place, without which a core file says nothing of the libraries it was made with. It counts as
  * held while it is not copied.
  */
-static int pin_elf_headers(struct process_source *s, struct baseline *b,
-	const struct mapping_diff *diff, struct pageset *written)
+static int pin_elf_headers(struct process_source *s, struct baseline *b, struct pageset *written)
 {
 	struct pageset *held = &b->held.v[0];
 	for (size_t i = 0; i < b->maps.len; i++) {
@@ -236,8 +82,9 @@ static int pin_elf_headers(struct process_source *s, struct baseline *b,
 		if (m->kind != MAPPING_FILE_PRIVATE || m->offset != 0 ||
 			m->flags & MAPPING_HUGETLB || pageset_covers(held, page))
 			continue;
-		bool known = pageset_covers(&s->settled.pinned, page) &&
-			     !mapping_table_find(&diff->added, m->start);
+		const struct mapping *was = mapping_table_find(&s->settled.maps, m->start);
+		bool known =
+			pageset_covers(&s->settled.pinned, page) && was && mapping_equal(was, m);
 		if (!known) {
 			char magic[SELFMAG];
 			uint64_t bytes = 0;
@@ -277,56 +124,94 @@ static int take_vdso(struct process_source *s, struct baseline *b, struct pagese
 	return 0;
 }
 
+/* [start, end) of an object's mapping, as offsets in the object. */
+static struct page_run in_object(const struct mapping *m, struct page_run run)
+{
+	uint64_t shift = m->offset - m->start;
+	return (struct page_run){run.start + shift, run.end + shift};
+}
+
+/* Adds the part of `found` (by address) that lies in one stretch of an object to the object's set.
+ */
+static int sort_into_object(const struct pageset *found, const struct watch *w,
+	const struct mapping *m, struct pageset *ret)
+{
+	int r = 0;
+	for (size_t k = pageset_find(found, w->start);
+		r == 0 && k < found->len && found->runs[k].start < w->end; k++) {
+		struct page_run part = found->runs[k];
+		if (part.start < w->start)
+			part.start = w->start;
+		if (part.end > w->end)
+			part.end = w->end;
+		r = pageset_add(ret, in_object(m, part));
+	}
+	return r;
+}
+
 /* Sorts what was found by address into the spaces that the pages belong to. */
 static int sort_by_space(struct process_source *s, const struct mapping_table *maps,
-	struct baseline *b, const struct backend_found *found, const struct watch_list *watches,
-	struct holdings *written)
+	const struct watch_list *watches, const struct backend_found *found, struct baseline *b,
+	struct written *w)
 {
-	int r = holdings_grow(&b->held, s->nobjects + 1);
+	size_t spaces = s->objects.len + 1;
+	int r = holdings_grow(&b->held, spaces);
 	if (r == 0)
-		r = holdings_grow(written, s->nobjects + 1);
+		r = holdings_grow(&w->pages, spaces);
 	if (r == 0)
-		r = merge(&b->held.v[0], &found->held);
+		r = holdings_grow(&w->doubtful, spaces);
+	if (r == 0)
+		r = pageset_merge(&b->held.v[SPACE_PRIVATE], &found->held);
+	if (r == 0)
+		r = pageset_merge(&w->zero, &found->zero);
 
-	/* Written pages of shared stretches move to the object's space; what remains is private. */
+	/* Pages of shared stretches move to the object's space; what remains is private. */
 	struct pageset shared = {0};
 	for (size_t i = 0; r == 0 && i < watches->len; i++) {
-		const struct watch *w = &watches->v[i];
-		const struct mapping *m = &maps->v[w->mapping];
-		if (w->kind != WATCH_SHARED)
+		const struct watch *watch = &watches->v[i];
+		const struct mapping *m = &maps->v[watch->mapping];
+		if (watch->kind != WATCH_SHARED)
 			continue;
-		struct page_run run = {w->start, w->end};
-		uint64_t shift = m->offset - m->start;
+		struct page_run run = {watch->start, watch->end};
 		r = pageset_add(&shared, run);
 		if (r == 0)
-			r = pageset_add(&b->held.v[m->object],
-				(struct page_run){run.start + shift, run.end + shift});
-		if (s->frozen) {
-			/*
-			 * What another process wrote does not show in this one's page tables, and
-			 * who else may write is not known; so the last round reads shared memory
-			 * whole.
-			 */
-			if (r == 0)
-				r = pageset_add(&written->v[m->object],
-					(struct page_run){run.start + shift, run.end + shift});
-			continue;
-		}
-		for (size_t k = pageset_find(&found->written, w->start);
-			r == 0 && k < found->written.len && found->written.runs[k].start < w->end;
-			k++) {
-			struct page_run part = found->written.runs[k];
-			if (part.start < w->start)
-				part.start = w->start;
-			if (part.end > w->end)
-				part.end = w->end;
-			r = pageset_add(&written->v[m->object],
-				(struct page_run){part.start + shift, part.end + shift});
-		}
+			r = pageset_add(&b->held.v[m->object], in_object(m, run));
+		if (r == 0)
+			r = sort_into_object(&found->written, watch, m, &w->pages.v[m->object]);
+		/* What was seen to be written is not doubtful, unless the backend says so. */
+		if (r == 0)
+			r = sort_into_object(&found->doubtful, watch, m, &w->doubtful.v[m->object]);
 	}
 	if (r == 0)
-		r = pageset_subtract(&found->written, &shared, &written->v[0]);
+		r = pageset_subtract(&found->written, &shared, &w->pages.v[SPACE_PRIVATE]);
+	if (r == 0)
+		r = pageset_subtract(&found->doubtful, &shared, &w->doubtful.v[SPACE_PRIVATE]);
 	pageset_release(&shared);
+	return r;
+}
+
+/* Pages that are read again although nothing was seen to write them. */
+static int add_doubtful(struct written *w, space_id space, const struct pageset *pages)
+{
+	struct pageset unseen = {0};
+	int r = pageset_subtract(pages, &w->pages.v[space], &unseen);
+	if (r == 0)
+		r = pageset_merge(&w->doubtful.v[space], &unseen);
+	if (r == 0)
+		r = pageset_merge(&w->pages.v[space], &unseen);
+	pageset_release(&unseen);
+	return r;
+}
+
+/* Objects that may have been written in a way that the page tables do not show are read whole. */
+static int add_doubtful_objects(
+	struct process_source *s, const struct baseline *b, struct written *w)
+{
+	int r = 0;
+	for (space_id object = 1; r == 0 && object < b->held.len; object++) {
+		if (objects_doubtful(&s->objects, object))
+			r = add_doubtful(w, object, &b->held.v[object]);
+	}
 	return r;
 }
 
@@ -336,201 +221,141 @@ static int add_owed(struct process_source *s, const struct holdings *held, struc
 	int r = 0;
 	struct pageset still = {0};
 	for (size_t i = 0; r == 0 && i < s->owed.len && i < held->len; i++) {
-		if (s->owed.v[i].len == 0)
-			continue;
 		r = pageset_intersect(&s->owed.v[i], &held->v[i], &still);
 		if (r == 0)
-			r = merge(&written->v[i], &still);
+			r = pageset_merge(&written->v[i], &still);
 	}
 	pageset_release(&still);
 	return r;
 }
 
-static int add_drop(
-	struct change_set *c, space_id space, struct page_run run, enum drop_kind kind, size_t *cap)
+/* What is held and was not before is written, whatever the backend made of it. */
+static int add_new(struct process_source *s, const struct holdings *held, struct holdings *written)
 {
-	if (c->ndrops == *cap) {
-		*cap = *cap ? *cap * 2 : 64;
-		struct page_drop *v = reallocarray(c->drops, *cap, sizeof(*v));
-		if (!v)
-			return -ENOMEM;
-		c->drops = v;
-	}
-	c->drops[c->ndrops++] = (struct page_drop){.space = space, .run = run, .kind = kind};
-	return 0;
-}
-
-static int compare_drops(const void *a, const void *b)
-{
-	const struct page_drop *x = a, *y = b;
-	if (x->space != y->space)
-		return x->space < y->space ? -1 : 1;
-	return x->run.start < y->run.start ? -1 : x->run.start > y->run.start;
-}
-
-/* Held before, and not any more. */
-static int find_drops(struct process_source *s, const struct baseline *b, struct change_set *c)
-{
-	struct pageset gone = {0}, files = {0}, part = {0};
-	size_t cap = 0;
+	static const struct pageset nothing;
 	int r = 0;
-	for (size_t i = 0; r == 0 && i < b->maps.len; i++) {
-		const struct mapping *m = &b->maps.v[i];
-		if (m->kind == MAPPING_FILE_PRIVATE)
-			r = pageset_add(&files, (struct page_run){m->start, m->end});
+	struct pageset fresh = {0};
+	for (size_t i = 0; r == 0 && i < held->len; i++) {
+		bool was = i < s->settled.held.len && !s->start_over;
+		r = pageset_subtract(&held->v[i], was ? &s->settled.held.v[i] : &nothing, &fresh);
+		if (r == 0)
+			r = pageset_merge(&written->v[i], &fresh);
 	}
-	for (size_t space = 0; r == 0 && space < s->settled.held.len; space++) {
-		r = pageset_subtract(&s->settled.held.v[space], &b->held.v[space], &gone);
-		if (r < 0)
-			break;
-		c->dropped_pages += pageset_bytes(&gone) / s->page_bytes;
-		if (space == SPACE_PRIVATE) {
-			r = pageset_intersect(&gone, &files, &part);
-			for (size_t i = 0; r == 0 && i < part.len; i++)
-				r = add_drop(c, space, part.runs[i], DROP_BACK_TO_FILE, &cap);
-			if (r == 0)
-				r = pageset_subtract(&gone, &files, &part);
-		} else {
-			pageset_swap(&gone, &part);
-		}
-		for (size_t i = 0; r == 0 && i < part.len; i++)
-			r = add_drop(c, space, part.runs[i], DROP_GONE, &cap);
-	}
-	if (c->ndrops)
-		qsort(c->drops, c->ndrops, sizeof(*c->drops), compare_drops);
-	pageset_release(&gone);
-	pageset_release(&files);
-	pageset_release(&part);
+	pageset_release(&fresh);
 	return r;
 }
 
-static int add_span(struct change_set *c, struct page_span span, size_t *cap)
+/* Completes what the backend found with what it cannot know. */
+static int complete(struct process_source *s, struct baseline *b, struct written *w)
 {
-	if (c->nwritten == *cap) {
-		*cap = *cap ? *cap * 2 : 256;
-		struct page_span *v = reallocarray(c->written, *cap, sizeof(*v));
-		if (!v)
-			return -ENOMEM;
-		c->written = v;
-	}
-	c->written[c->nwritten++] = span;
-	return 0;
+	int r = add_doubtful_objects(s, b, w);
+	if (r == 0)
+		r = add_owed(s, &b->held, &w->pages);
+	if (r == 0)
+		r = take_vdso(s, b, &w->pages.v[SPACE_PRIVATE]);
+	if (r == 0)
+		r = pin_elf_headers(s, b, &w->pages.v[SPACE_PRIVATE]);
+	if (r == 0)
+		r = add_new(s, &b->held, &w->pages);
+	return r;
 }
 
-static int add_private_spans(struct change_set *c, const struct pageset *written,
-	const struct pageset *zero, size_t *cap)
+/* A backend that wants the process to stand still gets it so; else nothing is done. */
+static int stand_still(
+	struct process_source *s, bool *ret_stopped, uint64_t *ret_since_ns, struct tide_error *err)
 {
-	for (size_t i = 0; i < written->len; i++) {
-		struct page_run run = written->runs[i];
-		size_t z = pageset_find(zero, run.start);
-		for (uint64_t at = run.start; at < run.end;) {
-			bool is_zero = z < zero->len && zero->runs[z].start <= at;
-			uint64_t end = run.end;
-			if (is_zero && zero->runs[z].end < end)
-				end = zero->runs[z].end;
-			else if (!is_zero && z < zero->len && zero->runs[z].start < end)
-				end = zero->runs[z].start;
-			int r = add_span(c,
-				(struct page_span){.space = SPACE_PRIVATE,
-					.at = at,
-					.address = at,
-					.bytes = end - at,
-					.zero = is_zero},
-				cap);
-			if (r < 0)
-				return r;
-			z += is_zero;
-			at = end;
-		}
-	}
-	return 0;
+	struct freeze_report report;
+	*ret_stopped = false;
+	if (!s->backend->ops->stands_still || s->frozen)
+		return 0;
+	int r = tracer_freeze(s->tracer, STAND_STILL_NS, &report, err);
+	*ret_stopped = r == 0;
+	*ret_since_ns = report.stopped_at_ns;
+	return r;
 }
 
-/* Where the process has an object's pages mapped: the first mapping that shows them will do, they
- * are the same pages. */
-static int add_object_spans(struct change_set *c, const struct mapping_table *maps, space_id object,
-	const struct pageset *written, size_t *cap)
+/* A look at the process: its mappings, its objects, and what the backend finds. */
+struct look {
+	struct mapping_table maps; /* as the kernel has them */
+	struct watch_list watches;
+	struct backend_found found;
+	uint64_t at_ns, stopped_ns;
+};
+
+static void look_release(struct look *l)
 {
-	struct pageset left = {0}, part = {0}, shown = {0}, rest = {0};
-	int r = pageset_union(written, &part, &left);
-	size_t first = c->nwritten;
-	for (size_t i = 0; r == 0 && i < maps->len && left.len; i++) {
-		const struct mapping *m = &maps->v[i];
-		if (m->kind != MAPPING_OBJECT || m->object != object)
+	mapping_table_release(&l->maps);
+	watch_list_release(&l->watches);
+	backend_found_release(&l->found);
+}
+
+static int look_at_objects(
+	struct process_source *s, struct mapping_table *maps, bool others, struct tide_error *err)
+{
+	int r = objects_look(&s->objects, s->process, maps, s->frozen);
+	if (r == 0 && others)
+		r = objects_look_for_others(&s->objects, s->process, maps);
+	for (size_t i = 0; r == 0 && i < maps->len; i++) {
+		struct mapping *m = &maps->v[i];
+		if (m->kind != MAPPING_OBJECT)
 			continue;
-		pageset_clear(&shown);
-		r = pageset_add(
-			&shown, (struct page_run){m->offset, m->offset + (m->end - m->start)});
-		if (r == 0)
-			r = pageset_intersect(&left, &shown, &part);
-		for (size_t k = 0; r == 0 && k < part.len; k++)
-			r = add_span(c,
-				(struct page_span){.space = object,
-					.at = part.runs[k].start,
-					.address = part.runs[k].start - m->offset + m->start,
-					.bytes = part.runs[k].end - part.runs[k].start},
-				cap);
-		if (r == 0)
-			r = pageset_subtract(&left, &shown, &rest);
-		pageset_swap(&left, &rest);
+		m->flags &= ~(uint32_t)MAPPING_OTHERS_WRITE;
+		if (objects_others_write(&s->objects, m->object))
+			m->flags |= MAPPING_OTHERS_WRITE;
 	}
-	/* By place again: mappings need not show an object in order. Few, and nearly sorted. */
-	for (size_t i = first + 1; i < c->nwritten; i++) {
-		struct page_span span = c->written[i];
-		size_t k = i;
-		for (; k > first && c->written[k - 1].at > span.at; k--)
-			c->written[k] = c->written[k - 1];
-		c->written[k] = span;
+	return r < 0 ? tide_fail(err, r, "look at the shared memory of process %d", s->process->pid)
+		     : 0;
+}
+
+static int take_look(struct process_source *s, struct look *l, struct tide_error *err)
+{
+	bool still = false;
+	uint64_t since = 0;
+	/* To ask the whole machine takes long, so it comes before the stop, about the objects that
+	 * are known by then: new ones are read whole in any case. */
+	bool ask_before = s->backend->ops->stands_still && !s->frozen;
+	objects_begin_look(&s->objects);
+	int r = ask_before ? objects_look_for_others(&s->objects, s->process, &s->settled.maps) : 0;
+	if (r < 0)
+		return tide_fail(
+			err, r, "look at the shared memory of process %d", s->process->pid);
+
+	r = stand_still(s, &still, &since, err);
+	if (r == 0)
+		r = process_check(s->process, err);
+	if (r == 0)
+		r = maps_read(s->process, &s->settled.maps, &l->maps, err);
+	if (r == 0)
+		r = look_at_objects(s, &l->maps, !ask_before, err);
+	if (r == 0 && (r = make_watches(&s->objects, &l->maps, &l->watches)) < 0)
+		tide_fail(err, r, "note the mappings of process %d", s->process->pid);
+	l->at_ns = clock_now_ns();
+	if (r == 0)
+		r = s->backend->ops->collect(
+			s->backend, &l->maps, &l->watches, s->frozen, &l->found, err);
+	if (still) {
+		int thawed = tracer_thaw(s->tracer, TRACER_RUN, r == 0 ? err : NULL);
+		l->stopped_ns = clock_now_ns() - since;
+		if (r == 0)
+			r = thawed;
 	}
-	pageset_release(&left);
-	pageset_release(&part);
-	pageset_release(&shown);
-	pageset_release(&rest);
 	return r;
 }
 
-static int make_spans(struct process_source *s, const struct baseline *b,
-	const struct pageset *zero, struct change_set *c)
+/* What the round's line should say besides the figures. */
+static void make_note(const struct look *l, const struct written *w, char *ret, size_t size)
 {
-	size_t cap = 0;
-	int r = add_private_spans(c, &s->written.v[0], zero, &cap);
-	for (space_id object = 1; r == 0 && object <= s->nobjects; object++)
-		r = add_object_spans(c, &b->maps, object, &s->written.v[object], &cap);
-	for (size_t i = 0; i < c->nwritten; i++)
-		c->written_pages += c->written[i].bytes / s->page_bytes;
-	return r;
-}
-
-/* All that a collect makes of the backend's answer. */
-static int make_changes(struct process_source *s, struct baseline *b,
-	const struct backend_found *found, struct change_set *c)
-{
-	int r = mapping_diff_make(&s->settled.maps, &b->maps, &c->mappings);
-	if (r == 0)
-		r = add_owed(s, &b->held, &s->written);
-	if (r == 0)
-		r = take_vdso(s, b, &s->written.v[0]);
-	if (r == 0)
-		r = pin_elf_headers(s, b, &c->mappings, &s->written.v[0]);
-	for (size_t i = 0; r == 0 && s->start_over && i < b->held.len; i++)
-		r = merge(&s->written.v[i], &b->held.v[i]);
-	if (r == 0)
-		r = find_drops(s, b, c);
-	if (r == 0)
-		r = make_spans(s, b, &found->zero, c);
-
-	for (size_t i = 0; r == 0 && i < b->held.len; i++)
-		c->held_pages += pageset_bytes(&b->held.v[i]) / s->page_bytes;
-
-	struct pageset reread = {0};
-	if (r == 0)
-		r = pageset_intersect(&found->written, &found->untracked, &reread);
-	if (r == 0)
-		c->reread_pages = pageset_bytes(&reread) / s->page_bytes;
-	for (size_t i = 1; r == 0 && s->frozen && i < s->written.len; i++)
-		c->reread_pages += pageset_bytes(&s->written.v[i]) / s->page_bytes;
-	pageset_release(&reread);
-	return r;
+	size_t at = 0;
+	uint64_t shared =
+		(holdings_bytes(&w->doubtful) - pageset_bytes(&w->doubtful.v[SPACE_PRIVATE])) >> 10;
+	ret[0] = '\0';
+	if (l->stopped_ns)
+		at += (size_t)snprintf(
+			ret, size, "stood still %.1f ms", (double)l->stopped_ns / NS_PER_MS);
+	if (shared && at < size)
+		snprintf(ret + at, size - at,
+			"%s%llu KiB of shared memory that may be written unseen", at ? ", " : "",
+			(unsigned long long)shared);
 }
 
 static int source_collect(
@@ -539,41 +364,32 @@ static int source_collect(
 	struct process_source *s = (struct process_source *)base;
 	uint64_t before = clock_now_ns();
 	struct baseline b = {0};
-	struct mapping_table maps = {0}; /* as the kernel has them; b.maps: as they travel */
-	struct watch_list watches = {0};
-	struct backend_found found = {0};
+	struct look look = {0};
 
 	change_set_release(&s->changes);
-	holdings_release(&s->written);
+	written_release(&s->written);
 	baseline_release(&s->staged);
 
-	int r = process_check(s->process, err);
-	if (r == 0)
-		r = maps_read(s->process, &s->settled.maps, &maps, err);
+	int r = take_look(s, &look, err);
 	if (r < 0)
 		goto out;
-	r = make_watches(s, &maps, &watches);
-	if (r < 0) {
-		tide_fail(err, r, "look at the shared memory of process %d", s->process->pid);
-		goto out;
-	}
-	uint64_t at = clock_now_ns();
-	r = s->backend->ops->collect(s->backend, &maps, &watches, s->frozen, &found, err);
-	if (r < 0)
-		goto out;
-	r = sort_by_space(s, &maps, &b, &found, &watches, &s->written);
-	b.maps = maps;
-	maps = (struct mapping_table){0};
+	r = sort_by_space(s, &look.maps, &look.watches, &look.found, &b, &s->written);
+	/* b.maps: as they travel */
+	b.maps = look.maps;
+	look.maps = (struct mapping_table){0};
 	mapping_table_merge(&b.maps);
 	if (r == 0)
-		r = make_changes(s, &b, &found, &s->changes);
+		r = complete(s, &b, &s->written);
+	if (r == 0)
+		r = change_set_make(&s->settled, &b, &s->written, s->page_bytes, &s->changes);
 	if (r < 0) {
 		tide_fail(err, r, "note what process %d wrote", s->process->pid);
 		goto out;
 	}
-	s->changes.interval_ns = s->collected_at_ns ? at - s->collected_at_ns : 0;
+	make_note(&look, &s->written, s->changes.note, sizeof(s->changes.note));
+	s->changes.interval_ns = s->collected_at_ns ? look.at_ns - s->collected_at_ns : 0;
 	s->changes.collect_ns = clock_now_ns() - before;
-	s->collected_at_ns = at;
+	s->collected_at_ns = look.at_ns;
 	s->staged = b;
 	b = (struct baseline){0};
 	*ret = &s->changes;
@@ -581,26 +397,27 @@ out:
 	/* What a failed collect armed would never show again. */
 	s->start_over = r < 0;
 	baseline_release(&b);
-	mapping_table_release(&maps);
-	watch_list_release(&watches);
-	backend_found_release(&found);
+	look_release(&look);
 	return r;
 }
 
 static int source_pending(struct page_source *base, uint64_t *ret_pages, struct tide_error *err)
 {
 	struct process_source *s = (struct process_source *)base;
+	const struct mapping_table *maps = &s->settled.maps;
 	struct watch_list watches = {0};
 	uint64_t pages = 0;
-	int r = make_watches(s, &s->settled.maps, &watches);
+	int r = make_watches(&s->objects, maps, &watches);
 	if (r < 0)
-		tide_fail(err, r, "look at the shared memory of process %d", s->process->pid);
+		tide_fail(err, r, "note the mappings of process %d", s->process->pid);
 	if (r == 0)
-		r = s->backend->ops->pending(s->backend, &watches, &pages, err);
-	/* What the freeze will read whole. */
+		r = s->backend->ops->pending(s->backend, maps, &watches, &pages, err);
+	/* What will be read whole, as it was last time. */
 	for (size_t i = 0; r == 0 && i < watches.len; i++) {
-		if (watches.v[i].kind == WATCH_SHARED)
-			pages += (watches.v[i].end - watches.v[i].start) / s->page_bytes;
+		const struct watch *w = &watches.v[i];
+		if (w->kind == WATCH_SHARED &&
+			objects_doubtful(&s->objects, maps->v[w->mapping].object))
+			pages += (w->end - w->start) / s->page_bytes;
 	}
 	watch_list_release(&watches);
 	if (r == 0)
@@ -679,15 +496,13 @@ static int source_settle(struct page_source *base, bool acknowledged, struct tid
 		s->settled = s->staged;
 		s->staged = (struct baseline){0};
 	} else {
-		int r = holdings_grow(&s->owed, s->written.len);
-		for (size_t i = 0; r == 0 && i < s->written.len; i++)
-			r = merge(&s->owed.v[i], &s->written.v[i]);
+		int r = holdings_merge(&s->owed, &s->written.pages);
 		if (r < 0)
 			return tide_fail(
 				err, r, "keep in mind what process %d wrote", s->process->pid);
 		baseline_release(&s->staged);
 	}
-	holdings_release(&s->written);
+	written_release(&s->written);
 	return 0;
 }
 
@@ -751,12 +566,10 @@ static void source_release(struct page_source *base)
 	track_lock_drop(s->lock);
 	free(s->info);
 	process_state_release(&s->state);
-	for (size_t i = 0; i < s->nobjects; i++)
-		pageset_release(&s->objects[i].data);
-	free(s->objects);
+	objects_release(&s->objects);
 	baseline_release(&s->settled);
 	baseline_release(&s->staged);
-	holdings_release(&s->written);
+	written_release(&s->written);
 	holdings_release(&s->owed);
 	holdings_release(&s->skipped);
 	pthread_mutex_destroy(&s->skipped_lock);

@@ -1186,7 +1186,7 @@ static void test_mappings_that_the_format_cannot_say_are_refused(void)
 		{.end = PAGE, .name = ""},
 		{.end = PAGE, .kind = 7, .name = ""},
 		{.end = PAGE, .kind = MAPPING_ANON, .prot = 8, .name = ""},
-		{.end = PAGE, .kind = MAPPING_ANON, .flags = 8, .name = ""},
+		{.end = PAGE, .kind = MAPPING_ANON, .flags = 16, .name = ""},
 		{.end = PAGE, .kind = MAPPING_ANON, .object = 1, .name = ""},
 		{.end = PAGE, .kind = MAPPING_OBJECT, .name = ""},
 		{.end = PAGE, .kind = MAPPING_FILE_PRIVATE, .offset = 1, .name = ""},
@@ -1247,7 +1247,7 @@ static void test_mappings_that_are_wrong_are_refused(void)
 	CU_ASSERT_EQUAL(mapping_decode_with(2, UINT64_MAX), -EBADMSG);
 	CU_ASSERT_EQUAL(mapping_decode_with(2, 1ull << 52), -EBADMSG);
 	CU_ASSERT_EQUAL(mapping_decode_with(3, 8), -EBADMSG);
-	CU_ASSERT_EQUAL(mapping_decode_with(4, 8), -EBADMSG);
+	CU_ASSERT_EQUAL(mapping_decode_with(4, 16), -EBADMSG);
 	CU_ASSERT_EQUAL(mapping_decode_with(5, 0), -EBADMSG);
 	CU_ASSERT_EQUAL(mapping_decode_with(5, 7), -EBADMSG);
 	CU_ASSERT_EQUAL(mapping_decode_with(5, MAPPING_OBJECT), -EBADMSG);

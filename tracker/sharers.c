@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+#include "base/guard.h"
+#include "tracker/sharers.h"
+
+struct looking {
+	pid_t pid; /* whose objects they are */
+	struct sharer_query *queries;
+	size_t n, left; /* left: `by` not answered yet */
+	bool unseen;
+};
+
+static void answer(struct looking *l, struct sharer_query *q, pid_t by)
+{
+	if (by == l->pid) {
+		q->own_descriptor = true;
+		return;
+	}
+	if (!q->by)
+		l->left--;
+	q->by = by;
+}
+
+static void look_at_maps(struct looking *l, pid_t pid, int dir)
+{
+	int fd = openat(dir, "maps", O_RDONLY | O_CLOEXEC);
+	auto_fclose FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
+	if (!f) {
+		l->unseen |= errno != ENOENT && errno != ESRCH;
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	auto_free char *line = NULL;
+	size_t cap = 0;
+	errno = 0;
+	while (l->left && getline(&line, &cap, f) > 0) {
+		char shared;
+		uint32_t major, minor;
+		uint64_t inode;
+		if (sscanf(line, "%*x-%*x %*c%*c%*c%c %*x %" SCNx32 ":%" SCNx32 " %" SCNu64,
+			    &shared, &major, &minor, &inode) != 4 ||
+			shared != 's')
+			continue;
+		for (size_t i = 0; i < l->n; i++) {
+			struct sharer_query *q = &l->queries[i];
+			if (q->inode == inode && q->dev_major == major && q->dev_minor == minor)
+				answer(l, q, pid);
+		}
+	}
+	/* The right to look is checked as the file is read. */
+	l->unseen |= ferror(f) && errno != ESRCH;
+}
+
+static bool open_for_writing(int dir, const char *fd)
+{
+	char name[300], line[128];
+	snprintf(name, sizeof(name), "fdinfo/%s", fd);
+	int info = openat(dir, name, O_RDONLY | O_CLOEXEC);
+	auto_fclose FILE *f = info >= 0 ? fdopen(info, "r") : NULL;
+	unsigned flags = 0;
+	/* What cannot be read was closed meanwhile, or is taken for the worst. */
+	if (!f)
+		return errno != ENOENT;
+	while (fgets(line, sizeof(line), f))
+		sscanf(line, "flags: %o", &flags);
+	return (flags & O_ACCMODE) != O_RDONLY;
+}
+
+static void look_at_descriptors(struct looking *l, pid_t pid, int dir)
+{
+	int fds = openat(dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	auto_closedir DIR *d = fds >= 0 ? fdopendir(fds) : NULL;
+	if (!d) {
+		l->unseen |= errno != ENOENT && errno != ESRCH;
+		if (fds >= 0)
+			close(fds);
+		return;
+	}
+	for (struct dirent *e; (e = readdir(d));) {
+		char target[PATH_MAX];
+		ssize_t len = readlinkat(fds, e->d_name, target, sizeof(target) - 1);
+		if (len <= 0)
+			continue;
+		target[len] = '\0';
+		for (size_t i = 0; i < l->n; i++) {
+			struct sharer_query *q = &l->queries[i];
+			struct stat st;
+			/* Names come cheaper than inodes. */
+			if ((q->by && pid != l->pid) || strcmp(target, q->name) != 0 ||
+				fstatat(fds, e->d_name, &st, 0) < 0 || st.st_ino != q->inode ||
+				major(st.st_dev) != q->dev_major ||
+				minor(st.st_dev) != q->dev_minor)
+				continue;
+			if (open_for_writing(dir, e->d_name))
+				answer(l, q, pid);
+		}
+	}
+}
+
+int sharers_find(pid_t pid, struct sharer_query *queries, size_t n, bool *ret_unseen)
+{
+	struct looking l = {.pid = pid, .queries = queries, .n = n, .left = n};
+	for (size_t i = 0; i < n; i++) {
+		queries[i].by = 0;
+		queries[i].own_descriptor = false;
+	}
+	auto_closedir DIR *proc = opendir("/proc");
+	if (!proc)
+		return -errno;
+	for (struct dirent *e; (e = readdir(proc));) {
+		char *end;
+		long other = strtol(e->d_name, &end, 10);
+		if (*end || other <= 0 || (l.left == 0 && other != pid))
+			continue;
+		auto_close int dir = openat(dirfd(proc), e->d_name, O_PATH | O_CLOEXEC);
+		if (dir < 0)
+			continue;
+		if (other != pid)
+			look_at_maps(&l, (pid_t)other, dir);
+		look_at_descriptors(&l, (pid_t)other, dir);
+	}
+	*ret_unseen = l.unseen;
+	return 0;
+}

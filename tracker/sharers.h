@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who else can write a shared object? What another process writes, through a mapping of its own or
+ * with write(2), does not show in the page tables of the process that is followed.
+ */
+#ifndef TRACKER_SHARERS_H
+#define TRACKER_SHARERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* One object that is asked about, by device and inode. */
+struct sharer_query {
+	uint32_t dev_major, dev_minor;
+	uint64_t inode;
+	const char *name; /* as in /proc/PID/maps; borrowed */
+
+	/* The answers: another process that maps it shared, or has it open for writing (0: none);
+	 * and whether the process itself has it open for writing. */
+	pid_t by;
+	bool own_descriptor;
+};
+
+/*
+ * Looks at every process, `pid` and the calling one among them. *ret_unseen: some could not be
+ * looked into, as this user may not, so that an answer of "none" is not certain. Returns 0 or
+ * -ENOMEM, or the negative errno of reading /proc. Cost grows with the mappings and descriptors of
+ * the machine: about 0.1 ms a process.
+ */
+int sharers_find(pid_t pid, struct sharer_query *queries, size_t n, bool *ret_unseen);
+
+#endif

@@ -18,6 +18,11 @@
 #include "tracker/probe.h"
 #include "tracker/scan.h"
 
+/* Linux 6.13 */
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
 static bool yes(char *detail, size_t size, const char *text)
 {
 	snprintf(detail, size, "%s", text);
@@ -58,23 +63,32 @@ static bool ask_uffd_wp(char *detail, size_t size)
 	return ask_backend("uffd-wp", detail, size);
 }
 
-static int no_region(void *arg, const struct uapi_page_region *region)
+static int note_categories(void *arg, const struct uapi_page_region *region)
 {
-	(void)arg;
-	(void)region;
+	*(uint64_t *)arg |= region->categories;
 	return 0;
 }
 
 static bool ask_guard(char *detail, size_t size)
 {
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	auto_close int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	void *memory = mmap(NULL, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (fd < 0 || memory == MAP_FAILED)
+		return no(detail, size, "look at a page of its own", errno);
 	struct scan_query q = {.pagemap_fd = fd,
 		.unpaused = true,
-		.anyof = UAPI_PAGE_IS_PRESENT,
+		.anyof = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED,
 		.returned = UAPI_PAGE_IS_GUARD};
-	int r = scan_range(&q, 0, (uint64_t)sysconf(_SC_PAGESIZE), no_region, NULL);
-	return r == 0 ? yes(detail, size, "guard pages are told from swapped ones")
-		      : no(detail, size, "guard pages look like swapped ones", 0);
+	uint64_t is = 0, at = (uintptr_t)memory;
+	bool there = madvise(memory, page, MADV_GUARD_INSTALL) == 0;
+	int r = scan_range(&q, at, at + page, note_categories, &is);
+	munmap(memory, page);
+	if (!there)
+		return no(detail, size, "this kernel has none", 0);
+	if (r == 0 && is & UAPI_PAGE_IS_GUARD)
+		return yes(detail, size, "guard pages are told from swapped ones");
+	return no(detail, size, "guard pages look like swapped ones", 0);
 }
 
 static bool ask_soft_dirty(char *detail, size_t size)

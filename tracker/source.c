@@ -466,6 +466,9 @@ static int source_read(struct page_source *base, const struct page_span *spans, 
 		got -= got % s->page_bytes;
 		bytes += got;
 		if (got < wanted && s->frozen) {
+			if (!tracer_is_frozen(s->tracer))
+				return tide_fail(err, -ETIMEDOUT,
+					"hold process %d: it was let go in time", s->process->pid);
 			uint64_t left = got;
 			size_t k = 0;
 			for (; left >= remote[k].iov_len; k++)

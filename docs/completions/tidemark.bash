@@ -29,7 +29,7 @@ _tidemark() {
 		return
 		;;
 	--backend)
-		mapfile -t COMPREPLY < <(compgen -W 'auto uffd-wp' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'auto uffd-wp soft-dirty' -- "$cur")
 		return
 		;;
 	--listen | --max-downtime | --max-rounds | --freeze-timeout | --timeout | --threads | --name)

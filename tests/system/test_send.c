@@ -28,7 +28,7 @@ static void send_and_compare(
 {
 	const char *pid = text_of(target->pid);
 	struct child *send = child_run(0, fixture_tidemark(), "send", pid, agent->address, "--name",
-		name, "--leave-stopped", NULL);
+		name, "--leave-stopped", "--freeze-timeout", "60s", NULL);
 	if (send->status != 0)
 		CU_FAIL_FATAL("the send failed");
 	wait_until_stopped(target->pid);

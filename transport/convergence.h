@@ -14,7 +14,9 @@
 /* A round that was acknowledged. */
 struct round_record {
 	uint64_t number;
-	uint64_t pages; /* sent */
+	uint64_t pages;           /* sent */
+	uint64_t unchanged_pages; /* read, and not sent: the receiver has them */
+	uint64_t rewritten_pages; /* of those: written for sure, with the bytes they had */
 	uint64_t dropped_pages;
 	uint64_t reread_pages;
 	uint64_t wire_bytes;

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "transport/handshake.h"
+#include "transport/page_hashes.h"
 #include "transport/sender.h"
 
 /* Today a session is about one process. */
@@ -18,6 +19,8 @@
 
 /* A worker's jobs wait in a short queue: what waits longer was read too early. */
 #define JOBS_PER_WORKER 2
+
+#define HASH_BYTES_MAX (256ull << 20)
 
 /* A batch of one round: pages of one space, all known to be zero or all to be read. */
 struct job {
@@ -44,6 +47,9 @@ struct sender {
 	uint64_t page_bytes;
 	uint64_t batch_pages; /* that fit into one frame */
 
+	/* Of the driver between rounds, of the workers in one: each page is in one job. */
+	struct page_hashes *hashes;
+
 	pthread_t driver;
 	pthread_t *workers;
 	unsigned nworkers;
@@ -69,6 +75,8 @@ struct sender {
 
 	/* Sums of the running round, and over all. */
 	uint64_t round_pages, round_frames, round_wire_bytes;
+	uint64_t round_unchanged; /* read, and not sent */
+	uint64_t round_rewritten; /* of those: written for sure, with the bytes they had */
 	struct batch_stats stats;
 	struct sender_progress progress;
 
@@ -99,29 +107,64 @@ static void fail(struct sender *s, const struct tide_error *err)
 /* --- workers
  * -------------------------------------------------------------------------------------- */
 
-/* How many of the spans begin within the first `bytes`, or right behind them: those are dealt with.
- */
-static size_t spans_begun(const struct page_span *spans, size_t n, uint64_t bytes)
+/* A page that travels: its contents go behind those of the others before it. */
+static void keep_page(
+	struct sender *s, struct batch *b, uint64_t at, const uint8_t *contents, uint8_t **to)
 {
-	size_t begun = 0;
-	while (begun < n && bytes >= spans[begun].bytes)
-		bytes -= spans[begun++].bytes;
-	return begun < n ? begun + 1 : n;
+	if (*to != contents)
+		memcpy(*to, contents, s->page_bytes);
+	*to += s->page_bytes;
+	if (b->nruns && b->runs[b->nruns - 1].end == at)
+		b->runs[b->nruns - 1].end += s->page_bytes;
+	else
+		b->runs[b->nruns++] = (struct page_run){at, at + s->page_bytes};
 }
 
-/* Encodes and queues the first `bytes` of the spans, whose contents are in `pages`. */
-static int send_pages(struct sender *s, const struct job *job, const struct page_span *spans,
-	uint64_t bytes, const uint8_t *pages, struct batch *b, struct tide_error *err)
+/*
+ * Of the first `bytes` of the spans, whose contents are in `pages`: those that the receiver does
+ * not hold yet are moved together, and listed in b->runs. Returns their bytes.
+ */
+static uint64_t keep_changed(struct sender *s, const struct page_span *spans, uint64_t bytes,
+	uint8_t *pages, struct batch *b)
 {
-	b->round = job->round;
-	b->space = spans->space;
-	b->page_bytes = (uint32_t)s->page_bytes;
+	bool travels[BATCH_PAGES_MAX];
+	uint64_t unchanged = 0, rewritten = 0;
+	const uint8_t *from = pages;
+	uint8_t *to = pages;
 	b->nruns = 0;
 	for (uint64_t left = bytes; left; spans++) {
-		uint64_t part = spans->bytes < left ? spans->bytes : left;
-		b->runs[b->nruns++] = (struct page_run){spans->at, spans->at + part};
-		left -= part;
+		struct page_span part = *spans;
+		if (part.bytes > left)
+			part.bytes = left;
+		left -= part.bytes;
+		page_hashes_take(s->hashes, &part, from, travels);
+		for (uint64_t at = part.at, i = 0; at < part.at + part.bytes; i++) {
+			if (travels[i])
+				keep_page(s, b, at, from, &to);
+			unchanged += !travels[i];
+			rewritten += !travels[i] && !part.doubtful;
+			from += s->page_bytes;
+			at += s->page_bytes;
+		}
 	}
+	if (unchanged) {
+		pthread_mutex_lock(&s->lock);
+		s->round_unchanged += unchanged;
+		s->round_rewritten += rewritten;
+		s->result.unchanged_pages += unchanged;
+		s->progress.round_pages_done += unchanged;
+		pthread_mutex_unlock(&s->lock);
+	}
+	return (uint64_t)(to - pages);
+}
+
+/* Encodes and queues the pages of b->runs, whose contents are in `pages`. */
+static int send_pages(struct sender *s, const struct job *job, uint64_t bytes, const uint8_t *pages,
+	struct batch *b, struct tide_error *err)
+{
+	b->round = job->round;
+	b->space = job->spans->space;
+	b->page_bytes = (uint32_t)s->page_bytes;
 
 	struct frame_buffer frame = {0};
 	struct batch_stats stats = {0};
@@ -152,6 +195,33 @@ static int send_pages(struct sender *s, const struct job *job, const struct page
 	return 0;
 }
 
+/* The same for the first `bytes` of the spans. */
+static int send_changed(struct sender *s, const struct job *job, const struct page_span *spans,
+	uint64_t bytes, uint8_t *pages, struct batch *b, struct tide_error *err)
+{
+	uint64_t kept = keep_changed(s, spans, bytes, pages, b);
+	return kept ? send_pages(s, job, kept, pages, b, err) : 0;
+}
+
+/*
+ * A read ended after the first `bytes` of the spans. Passes over what is left of the span where
+ * that was, which the source keeps in mind; returns how many spans are dealt with.
+ */
+static size_t skip_rest(struct sender *s, const struct page_span *spans, size_t n, uint64_t bytes)
+{
+	size_t done = 0;
+	while (done < n && bytes >= spans[done].bytes)
+		bytes -= spans[done++].bytes;
+	if (done == n)
+		return n;
+	struct page_span rest = spans[done];
+	rest.at += bytes;
+	rest.address += bytes;
+	rest.bytes -= bytes;
+	page_hashes_skip(s->hashes, &rest);
+	return done + 1;
+}
+
 static int do_job(
 	struct sender *s, struct job *job, uint8_t *pages, struct batch *b, struct tide_error *err)
 {
@@ -160,20 +230,18 @@ static int do_job(
 	if (job->zero) {
 		uint64_t bytes = job->pages * s->page_bytes;
 		memset(pages, 0, bytes);
-		return send_pages(s, job, spans, bytes, pages, b, err);
+		return send_changed(s, job, spans, bytes, pages, b, err);
 	}
 	while (n) {
 		uint64_t got = 0;
 		int r = s->source->ops->read(s->source, spans, n, pages, &got, err);
-		if (r == 0 && got)
-			r = send_pages(s, job, spans, got, pages, b, err);
+		if (r == 0)
+			r = send_changed(s, job, spans, got, pages, b, err);
 		if (r < 0)
 			return r;
-		/* Where the read ended early, the source keeps in mind what is left of that span.
-		 */
-		size_t begun = spans_begun(spans, n, got);
-		spans += begun;
-		n -= begun;
+		size_t done = skip_rest(s, spans, n, got);
+		spans += done;
+		n -= done;
 	}
 	return 0;
 }
@@ -343,12 +411,14 @@ static int send_round(struct sender *s, uint64_t number, bool final, const struc
 {
 	pthread_mutex_lock(&s->lock);
 	s->round_pages = s->round_frames = s->round_wire_bytes = 0;
+	s->round_unchanged = s->round_rewritten = 0;
 	s->progress.round = number;
 	s->progress.round_pages = c->written_pages;
 	s->progress.round_pages_done = 0;
 	s->progress.round_started_ns = clock_now_ns();
 	pthread_mutex_unlock(&s->lock);
 
+	page_hashes_begin(s->hashes, c);
 	struct round_header head = {.number = number, .final = final};
 	int r = SEND(s, round_header_encode(PROCESS_NUMBER, &head, &out), err);
 	if (r == 0)
@@ -431,6 +501,8 @@ static struct round_record record_of(
 	struct round_record record = {
 		.number = number,
 		.pages = s->round_pages,
+		.unchanged_pages = s->round_unchanged,
+		.rewritten_pages = s->round_rewritten,
 		.wire_bytes = s->round_wire_bytes,
 		.dropped_pages = c->dropped_pages,
 		.reread_pages = c->reread_pages,
@@ -518,6 +590,7 @@ static int send_rounds(struct sender *s, uint64_t *ret_next, struct tide_error *
 		struct round_record record = record_of(s, number, c, began_ns);
 		struct convergence_verdict verdict;
 		uint64_t pending;
+		page_hashes_settle(s->hashes, true);
 		r = s->source->ops->settle(s->source, true, err);
 		if (r == 0)
 			r = s->source->ops->pending(s->source, &pending, err);
@@ -818,6 +891,7 @@ void sender_free(struct sender *s)
 		free(s->jobs[i].spans);
 	free(s->jobs);
 	free(s->workers);
+	page_hashes_free(s->hashes);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->changed);
 	free(s);
@@ -836,6 +910,23 @@ static int allocate(struct sender *s, unsigned threads)
 			return -ENOMEM;
 	}
 	return 0;
+}
+
+/* For this session alone: what an earlier one sent may have ended anywhere. */
+static int make_hashes(struct sender *s)
+{
+	struct page_hashes_options o = {
+		.page_bytes = s->page_bytes,
+		.bytes_max = s->options.hash_bytes_max ? s->options.hash_bytes_max : HASH_BYTES_MAX,
+		.compare_all = s->options.compare_all,
+	};
+	int r = 0;
+	if (getrandom(o.secret, sizeof(o.secret), 0) != sizeof(o.secret))
+		r = -errno;
+	if (r == 0)
+		r = page_hashes_new(&o, &s->hashes);
+	explicit_bzero(&o, sizeof(o));
+	return r;
 }
 
 /* The threads inherit a mask that keeps the signals for the program whose library we are. */
@@ -884,6 +975,8 @@ int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *s
 		pthread_cond_init(&s->changed, NULL);
 		r = s->batch_pages ? allocate(s, options->threads) : -EMSGSIZE;
 	}
+	if (r == 0)
+		r = make_hashes(s);
 	if (r == 0) {
 		r = uv_async_init(loop, &s->wake, on_wake);
 		s->wake.data = s;

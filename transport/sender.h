@@ -30,6 +30,9 @@ struct sender_options {
 				     */
 	struct frame_limits limits; /* that the peer agreed to */
 	enum thaw_mode after;       /* once everything is held at the other end */
+	uint64_t hash_bytes_max;    /* for hashes of pages that need not travel again; 0: 256 MiB,
+				       which is enough for 60 GiB of doubtful and shared memory */
+	bool compare_all; /* written pages do not travel either where they hold what they held */
 };
 
 struct sender_round {
@@ -45,7 +48,8 @@ struct sender_result {
 	uint64_t total_ns;
 	uint64_t downtime_ns;
 	uint64_t pages_sent;
-	uint64_t held_pages; /* of the process in the end */
+	uint64_t unchanged_pages; /* read, and not sent: over all rounds */
+	uint64_t held_pages;      /* of the process in the end */
 	uint64_t page_bytes;
 	uint64_t wire_bytes;
 	uint64_t stored_bytes; /* as the agent says; 0 for a recording */
@@ -59,7 +63,7 @@ struct sender_result {
 struct sender_progress {
 	uint64_t round;
 	bool frozen;
-	uint64_t round_pages, round_pages_done;
+	uint64_t round_pages, round_pages_done; /* with those that need not travel */
 	uint64_t wire_bytes;
 	uint64_t pages_sent;
 	uint64_t round_started_ns; /* CLOCK_MONOTONIC */

@@ -21,12 +21,16 @@ static struct {
 	struct page_source base;
 	uint8_t memory[PAGES][PAGE];
 	bool dirty[PAGES], known[PAGES], present[PAGES], unreadable[PAGES];
+	bool doubtful[PAGES]; /* found by every collect; others may write it without a sign */
+	bool says_zero;       /* what is zero is found to be, and not read */
+	space_id space;       /* that the array is */
 	struct change_set changes;
 	int collects, settles, freezes, thaws, releases;
 	enum thaw_mode mode;
 	bool frozen;
 	int freeze_result, thaw_result, collect_fails_at;
-	int dirty_each_round;       /* pages that are written before every collect, for ever */
+	int dirty_each_round; /* pages that are written before every collect, for ever */
+	void (*before_collect)(int number); /* the first is 1 */
 	bool committed_before_thaw; /* the peer had said COMMITTED when the source was let go */
 } fake;
 
@@ -54,6 +58,27 @@ static void fake_changes_release(void)
 	fake.changes = (struct change_set){0};
 }
 
+static void fake_add_page(struct change_set *c, int page)
+{
+	uint64_t at = BASE + (uint64_t)page * PAGE;
+	static const uint8_t zero[PAGE];
+	struct page_span *last = c->nwritten ? &c->written[c->nwritten - 1] : NULL;
+	bool is_zero = fake.says_zero && memcmp(fake.memory[page], zero, PAGE) == 0;
+	bool doubtful = fake.doubtful[page] && !fake.dirty[page];
+	if (last && last->at + last->bytes == at && last->zero == is_zero &&
+		last->doubtful == doubtful)
+		last->bytes += PAGE;
+	else
+		c->written[c->nwritten++] = (struct page_span){.space = fake.space,
+			.at = at,
+			.address = at,
+			.bytes = PAGE,
+			.zero = is_zero,
+			.doubtful = doubtful};
+	c->written_pages++;
+	c->reread_pages += doubtful;
+}
+
 static int fake_collect(
 	struct page_source *s, const struct change_set **ret, struct tide_error *err)
 {
@@ -75,6 +100,8 @@ static int fake_collect(
 		mapping_table_append(&c->mappings.added, &m);
 		mapping_release(&m);
 	}
+	if (fake.before_collect)
+		fake.before_collect(fake.collects);
 	for (int i = 0; !fake.frozen && i < fake.dirty_each_round; i++)
 		fake_write(i, (uint8_t)fake.collects);
 	c->drops = calloc(PAGES, sizeof(*c->drops));
@@ -82,20 +109,10 @@ static int fake_collect(
 	for (int i = 0; i < PAGES; i++) {
 		uint64_t at = BASE + (uint64_t)i * PAGE;
 		if (fake.known[i] && !fake.present[i])
-			c->drops[c->ndrops++] =
-				(struct page_drop){.run = {at, at + PAGE}, .kind = DROP_GONE};
-		if (fake.present[i] && fake.dirty[i]) {
-			bool joins =
-				c->nwritten && c->written[c->nwritten - 1].at +
-							       c->written[c->nwritten - 1].bytes ==
-						       at;
-			if (joins)
-				c->written[c->nwritten - 1].bytes += PAGE;
-			else
-				c->written[c->nwritten++] =
-					(struct page_span){.at = at, .address = at, .bytes = PAGE};
-			c->written_pages++;
-		}
+			c->drops[c->ndrops++] = (struct page_drop){
+				.space = fake.space, .run = {at, at + PAGE}, .kind = DROP_GONE};
+		if (fake.present[i] && (fake.dirty[i] || fake.doubtful[i]))
+			fake_add_page(c, i);
 		c->held_pages += fake.present[i];
 		fake.known[i] = fake.present[i];
 		fake.dirty[i] = false;
@@ -189,8 +206,10 @@ static struct {
 	struct connection *conn;
 	uint8_t memory[PAGES][PAGE];
 	bool held[PAGES];
+	int came[PAGES]; /* how often */
 	bool committed;
 	uint64_t rounds;
+	uint64_t pages, round_pages;
 	int fails_at_round; /* answers ERROR to the end of that round; -1: never */
 	int goes_at_round;  /* closes there */
 	bool is_over;       /* it failed, or went: what still comes does not matter */
@@ -253,6 +272,8 @@ static void peer_take_pages(const struct frame *f)
 		for (uint64_t at = b.runs[i].start; at < b.runs[i].end; at += PAGE, from += PAGE) {
 			memcpy(peer.memory[(at - BASE) / PAGE], from, PAGE);
 			peer.held[(at - BASE) / PAGE] = true;
+			peer.came[(at - BASE) / PAGE]++;
+			peer.round_pages++;
 		}
 	}
 }
@@ -297,7 +318,10 @@ static void peer_frame(void *arg, struct connection *c, const struct frame *f)
 	case FRAME_ROUND_END:
 		CU_ASSERT_EQUAL(round_end_decode(f, &end, &err), 0);
 		CU_ASSERT_EQUAL(end.number, peer.rounds);
+		CU_ASSERT_EQUAL(end.pages, peer.round_pages);
 		peer.rounds++;
+		peer.pages += peer.round_pages;
+		peer.round_pages = 0;
 		peer.is_over = (int)end.number == peer.fails_at_round ||
 			       (int)end.number == peer.goes_at_round;
 		if ((int)end.number == peer.fails_at_round) {
@@ -340,6 +364,7 @@ static struct {
 	struct sender_result result;
 	struct tide_error error;
 	int rounds;
+	uint64_t pages, unchanged_pages; /* as the rounds say, added up */
 	struct sender *sender;
 	int cancel_at_round;
 } sending;
@@ -347,7 +372,8 @@ static struct {
 static void on_round(void *arg, const struct sender_round *r)
 {
 	(void)arg;
-	(void)r;
+	sending.pages += r->record.pages;
+	sending.unchanged_pages += r->record.unchanged_pages;
 	/* Who prints now may print to the frozen process. */
 	CU_ASSERT_FALSE(fake.frozen);
 	if (++sending.rounds == sending.cancel_at_round)
@@ -425,6 +451,9 @@ static void expect_equal(void)
 		if (peer.held[i])
 			CU_ASSERT_EQUAL_FATAL(memcmp(peer.memory[i], fake.memory[i], PAGE), 0);
 	}
+	CU_ASSERT_EQUAL(sending.result.pages_sent, peer.pages);
+	CU_ASSERT_EQUAL(sending.pages, peer.pages);
+	CU_ASSERT_EQUAL(sending.unchanged_pages, sending.result.unchanged_pages);
 }
 
 static void fill(void)
@@ -565,6 +594,240 @@ static void test_a_cancelled_send_lets_go(void)
 	CU_ASSERT_FALSE(peer.committed);
 }
 
+/* --- pages that need not travel
+ * -------------------------------------------------------------------------------------- */
+
+/* They lie over the ends of batches, and not all of them hold something. */
+enum { DOUBTFUL_FIRST = 200, DOUBTFUL_END = 900, ROUNDS = 5 };
+
+static int doubtful_pages(void)
+{
+	int n = 0;
+	fake.space = 7;
+	for (int i = DOUBTFUL_FIRST; i < DOUBTFUL_END; i++) {
+		fake.doubtful[i] = true;
+		n += fake.present[i];
+	}
+	return n;
+}
+
+/* Rounds beside a process that writes a few other pages in each, and the last one. */
+static void run_rounds(struct sender_options options)
+{
+	fake.dirty_each_round = 10;
+	options.max_downtime_ns = 1;
+	options.max_rounds = ROUNDS - 1;
+	run(options);
+	if (!sending.failed)
+		CU_ASSERT_EQUAL(sending.result.rounds, ROUNDS);
+}
+
+/* How often each of these pages came. */
+static void expect_came(int first, int end, int times)
+{
+	for (int i = first; i < end; i++) {
+		if (fake.present[i])
+			CU_ASSERT_EQUAL(peer.came[i], times);
+	}
+}
+
+static void test_doubtful_pages_that_did_not_change_travel_once(void)
+{
+	fill();
+	uint64_t n = (uint64_t)doubtful_pages();
+	run_rounds((struct sender_options){.codec = codec_by_name("lz4")});
+	expect_equal();
+	expect_came(DOUBTFUL_FIRST, DOUBTFUL_END, 1);
+	CU_ASSERT_EQUAL(sending.result.unchanged_pages, n * (ROUNDS - 1));
+}
+
+static void test_private_pages_travel_once_more_when_they_become_doubtful(void)
+{
+	fill();
+	doubtful_pages();
+	fake.space = SPACE_PRIVATE;
+	run_rounds((struct sender_options){0});
+	expect_equal();
+	expect_came(DOUBTFUL_FIRST, DOUBTFUL_END, 2);
+}
+
+static int changed_page;
+static int changed_bytes;
+
+static void change_before_the_third(int number)
+{
+	if (number == 3) {
+		for (int i = 0; i < changed_bytes; i++)
+			fake.memory[changed_page + i / 2][i * 1999 % PAGE] ^= 1;
+	}
+}
+
+static void test_a_byte_that_changed_without_a_sign_travels(void)
+{
+	fill();
+	doubtful_pages();
+	changed_page = 500;
+	changed_bytes = 1;
+	fake.before_collect = change_before_the_third;
+	run_rounds((struct sender_options){0});
+	expect_equal();
+	expect_came(500, 501, 2);
+	expect_came(DOUBTFUL_FIRST, 500, 1);
+	expect_came(501, DOUBTFUL_END, 1);
+}
+
+static void test_many_pages_that_changed_travel(void)
+{
+	fill();
+	doubtful_pages();
+	changed_page = 300;
+	changed_bytes = 1000;
+	fake.before_collect = change_before_the_third;
+	run_rounds((struct sender_options){.codec = codec_by_name("lz4"), .threads = 4});
+	expect_equal();
+	expect_came(300, 800, 2);
+}
+
+static void change_now_and_then(int number)
+{
+	for (int i = DOUBTFUL_FIRST; i < DOUBTFUL_END; i++) {
+		if ((i * 7 + number * 3) % 5 == 0)
+			fake.memory[i][(i * 31 + number) % PAGE]++;
+	}
+}
+
+static void test_pages_that_change_between_others_that_do_not_arrive(void)
+{
+	fill();
+	doubtful_pages();
+	fake.before_collect = change_now_and_then;
+	run_rounds((struct sender_options){.codec = codec_by_name("lz4"), .threads = 4});
+	expect_equal();
+	CU_ASSERT_TRUE(sending.result.unchanged_pages > 0);
+}
+
+static void write_for_sure_before_the_third(int number)
+{
+	for (int i = 400; i < 500; i++) {
+		if (number == 3)
+			fake_write(i, (uint8_t)(i + 1));
+		else if (number == 4) /* and what it was before, without a sign */
+			fake_write(i, (uint8_t)i), fake.dirty[i] = false;
+	}
+}
+
+static void test_what_was_written_for_sure_is_what_is_compared_with(void)
+{
+	for (int i = 0; i < PAGES; i++)
+		fake_write(i, (uint8_t)i);
+	doubtful_pages();
+	fake.before_collect = write_for_sure_before_the_third;
+	run_rounds((struct sender_options){0});
+	expect_equal();
+	/* At first, as written, as changed back; not in the rounds between and after. */
+	expect_came(400, 500, 3);
+}
+
+static void drop_before_the_second_and_bring_back(int number)
+{
+	for (int i = 600; i < 620; i++)
+		fake.present[i] = number != 2;
+}
+
+static void test_dropped_pages_that_come_back_the_same_travel(void)
+{
+	for (int i = 0; i < PAGES; i++)
+		fake_write(i, (uint8_t)i);
+	doubtful_pages();
+	fake.before_collect = drop_before_the_second_and_bring_back;
+	run_rounds((struct sender_options){0});
+	expect_equal();
+	expect_came(600, 620, 2);
+	expect_came(620, DOUBTFUL_END, 1);
+}
+
+static void clear_before_the_second(int number)
+{
+	for (int i = 300; number == 2 && i < 600; i++)
+		memset(fake.memory[i], 0, PAGE);
+}
+
+static void test_pages_that_became_zero_travel_once(void)
+{
+	for (int says_zero = 0; says_zero < 2; says_zero++) {
+		setup();
+		fill();
+		doubtful_pages();
+		fake.says_zero = says_zero;
+		fake.before_collect = clear_before_the_second;
+		run_rounds((struct sender_options){0});
+		expect_equal();
+		expect_came(300, 600, 2);
+		expect_came(600, DOUBTFUL_END, 1);
+		teardown();
+	}
+}
+
+static void test_doubtful_pages_that_cannot_be_read_for_a_while_arrive(void)
+{
+	fill();
+	doubtful_pages();
+	fake.unreadable[400] = fake.unreadable[700] = true;
+	run_rounds((struct sender_options){0});
+	expect_equal();
+}
+
+static void test_beyond_the_limit_of_hashes_all_travel(void)
+{
+	fill();
+	doubtful_pages();
+	run_rounds((struct sender_options){.hash_bytes_max = 1});
+	expect_equal();
+	expect_came(DOUBTFUL_FIRST, DOUBTFUL_END, ROUNDS);
+	CU_ASSERT_EQUAL(sending.result.unchanged_pages, 0);
+}
+
+static void test_an_unacknowledged_round_is_no_ground_to_leave_pages_out(void)
+{
+	fill();
+	doubtful_pages();
+	peer.fails_at_round = 2;
+	run_rounds((struct sender_options){0});
+	CU_ASSERT_TRUE(sending.failed);
+
+	/* Another session: its peer has nothing, or has forgotten what it had. */
+	memset(&peer, 0, sizeof(peer));
+	memset(&sending, 0, sizeof(sending));
+	peer.fails_at_round = peer.goes_at_round = -1;
+	fake.collects = fake.releases = 0;
+	memset(fake.known, 0, sizeof(fake.known));
+	memcpy(fake.dirty, fake.present, sizeof(fake.dirty));
+	run_rounds((struct sender_options){0});
+	expect_equal();
+	expect_came(DOUBTFUL_FIRST, DOUBTFUL_END, 1);
+}
+
+static void write_the_same(int number)
+{
+	for (int i = 1000; i < 1100; i++)
+		fake.dirty[i] = fake.present[i];
+}
+
+static void test_written_pages_with_the_same_bytes_travel_unless_all_are_compared(void)
+{
+	for (int all = 0; all < 2; all++) {
+		setup();
+		for (int i = 0; i < PAGES; i++)
+			fake_write(i, (uint8_t)i);
+		fake.before_collect = write_the_same;
+		run_rounds((struct sender_options){.compare_all = all});
+		expect_equal();
+		expect_came(1000, 1100, all ? 1 : ROUNDS);
+		CU_ASSERT_EQUAL(sending.result.unchanged_pages > 0, all);
+		teardown();
+	}
+}
+
 static const struct test tests[] = {
 	TEST(test_everything_arrives),
 	TEST(test_dropped_pages_are_dropped_there),
@@ -579,6 +842,18 @@ static const struct test tests[] = {
 	TEST(test_a_process_that_does_not_stop_is_left_alone),
 	TEST(test_a_process_that_ends_is_named_with_its_round),
 	TEST(test_a_cancelled_send_lets_go),
+	TEST(test_doubtful_pages_that_did_not_change_travel_once),
+	TEST(test_private_pages_travel_once_more_when_they_become_doubtful),
+	TEST(test_a_byte_that_changed_without_a_sign_travels),
+	TEST(test_many_pages_that_changed_travel),
+	TEST(test_pages_that_change_between_others_that_do_not_arrive),
+	TEST(test_what_was_written_for_sure_is_what_is_compared_with),
+	TEST(test_dropped_pages_that_come_back_the_same_travel),
+	TEST(test_pages_that_became_zero_travel_once),
+	TEST(test_doubtful_pages_that_cannot_be_read_for_a_while_arrive),
+	TEST(test_beyond_the_limit_of_hashes_all_travel),
+	TEST(test_an_unacknowledged_round_is_no_ground_to_leave_pages_out),
+	TEST(test_written_pages_with_the_same_bytes_travel_unless_all_are_compared),
 	{NULL, NULL},
 };
 

@@ -27,7 +27,7 @@ static struct {
 	struct change_set changes;
 	int collects, settles, freezes, thaws, releases;
 	enum thaw_mode mode;
-	bool frozen;
+	_Atomic bool frozen; /* the loop asks too */
 	int freeze_result, thaw_result, collect_fails_at;
 	int dirty_each_round; /* pages that are written before every collect, for ever */
 	void (*before_collect)(int number); /* the first is 1 */

@@ -187,7 +187,7 @@ static bool goes_to_agent(const struct tide_address *address)
 	return address->kind == TIDE_ADDRESS_TCP || address->kind == TIDE_ADDRESS_UNIX;
 }
 
-enum { ROUND, PAGES, BYTES, WIRE, TIME, RATE, DROPPED, REREAD, FINAL, WHY };
+enum { ROUND, PAGES, BYTES, WIRE, TIME, RATE, SAME, DROPPED, REREAD, FINAL, WHY };
 static const struct column round_columns[] = {
 	[ROUND] = {"round", "ROUND", CELL_COUNT, 5},
 	[PAGES] = {"pages", "PAGES", CELL_COUNT, 9},
@@ -195,6 +195,7 @@ static const struct column round_columns[] = {
 	[WIRE] = {"wire_bytes", "ON WIRE", CELL_BYTES, 9},
 	[TIME] = {"time_ms", "TIME", CELL_NS, 8},
 	[RATE] = {"dirty_bytes_per_second", "DIRTY RATE", CELL_RATE, 11},
+	[SAME] = {"unchanged_pages", "UNCHANGED", CELL_COUNT, 9},
 	[DROPPED] = {"dropped_pages", NULL, CELL_COUNT, 0},
 	[REREAD] = {"reread_pages", NULL, CELL_COUNT, 0},
 	[FINAL] = {"final", NULL, CELL_FLAG, 0},
@@ -241,6 +242,7 @@ static void on_round(void *arg, const struct tide_send_round *r)
 	table_number(s->rounds, TIME, r->duration_ns);
 	if (r->interval_ns)
 		table_real(s->rounds, RATE, r->dirty_bytes_per_second);
+	table_number(s->rounds, SAME, r->unchanged_pages);
 	table_number(s->rounds, DROPPED, r->dropped_pages);
 	table_number(s->rounds, REREAD, r->reread_pages);
 	table_number(s->rounds, FINAL, r->final);
@@ -265,6 +267,7 @@ enum {
 	SUM_ZERO,
 	SUM_RAW,
 	SUM_COMPRESSED,
+	SUM_UNCHANGED,
 	SUM_BACKEND,
 };
 static const struct column summary_columns[] = {
@@ -284,6 +287,7 @@ static const struct column summary_columns[] = {
 	[SUM_ZERO] = {"zero_pages", NULL, CELL_COUNT, 0},
 	[SUM_RAW] = {"raw_pages", NULL, CELL_COUNT, 0},
 	[SUM_COMPRESSED] = {"compressed_pages", NULL, CELL_COUNT, 0},
+	[SUM_UNCHANGED] = {"unchanged_pages", NULL, CELL_COUNT, 0},
 	[SUM_BACKEND] = {"backend", NULL, CELL_TEXT, 0},
 };
 
@@ -314,6 +318,7 @@ static void print_summary_json(struct sending *s, const struct tide_send_result 
 	table_number(t, SUM_ZERO, r->zero_pages);
 	table_number(t, SUM_RAW, r->raw_pages);
 	table_number(t, SUM_COMPRESSED, r->compressed_pages);
+	table_number(t, SUM_UNCHANGED, r->unchanged_pages);
 	table_text(t, SUM_BACKEND, s->options.backend);
 	table_row(t);
 	table_free(t);
@@ -347,6 +352,10 @@ static void print_summary(struct sending *s, const struct tide_send_result *r)
 		"of the pages sent %" PRIu64 " were zero, %" PRIu64 " compressed, %" PRIu64
 		" raw\n",
 		r->zero_pages, r->compressed_pages, r->raw_pages);
+	if (r->unchanged_pages)
+		fprintf(s->out,
+			"%" PRIu64 " pages were read again and not sent, as they were unchanged\n",
+			r->unchanged_pages);
 }
 
 /* --- the course of it

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CONVERGENCE_WHY 128
+#define CONVERGENCE_WHY 192
 
 /* A round that was acknowledged. */
 struct round_record {
@@ -35,9 +35,11 @@ struct convergence {
 	struct convergence_limits limits;
 	struct round_record last;
 	uint64_t rounds;
-	uint64_t fewest_pending; /* the least that was ever left after a round */
-	unsigned stalled;        /* rounds in a row that left no less */
-	double pages_per_second; /* of the last round that was long enough to tell */
+	uint64_t fewest_left; /* the least that was ever left to send after a round */
+	unsigned stalled;     /* rounds in a row that left no less */
+	/* Pages, of the last round that told; 0: none did. */
+	double sent_per_second;
+	double unchanged_per_second; /* read, and found to be held already */
 };
 
 struct convergence_verdict {
@@ -49,12 +51,13 @@ struct convergence_verdict {
 
 void convergence_init(struct convergence *c, struct convergence_limits limits);
 
-/* A round ended, and `pending_pages` are written already since its collect. */
+/* A round ended, and the next one would read `pending_pages`: those written since its collect, and
+ * those that are read in every round. */
 void convergence_round(struct convergence *c, const struct round_record *round,
 	uint64_t pending_pages, struct convergence_verdict *ret);
 
 /* Unique pages written a second, times their size, over the interval before the round's collect; 0
- * for the first. */
+ * for the first. Doubtful pages count where they had changed. */
 double round_dirty_bytes_per_second(const struct round_record *r, uint64_t page_bytes);
 
 #endif

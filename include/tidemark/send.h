@@ -68,13 +68,14 @@ struct tide_send_round {
 	int final;      /* sent in the freeze */
 	uint64_t pages; /* sent */
 	uint64_t dropped_pages;
-	uint64_t reread_pages; /* of those sent: not seen to be written, but nothing shows that they
-				  were not */
+	uint64_t reread_pages;    /* not seen to be written, but nothing shows that they were not:
+				     read,    and sent where they had changed */
+	uint64_t unchanged_pages; /* read and not sent: the other end has them as they are */
 	uint64_t wire_bytes;
 	uint64_t duration_ns; /* from the beginning of its collect to its acknowledgement */
 	uint64_t interval_ns; /* between its collect and the one before; 0 for the first */
 	double dirty_bytes_per_second; /* unique pages written in that interval; 0 for the first */
-	char why[320]; /* why it went on, or did not; and what is to be known of it */
+	char why[384]; /* why it went on, or did not; and what is to be known of it */
 };
 
 struct tide_send_result {
@@ -84,6 +85,7 @@ struct tide_send_result {
 	uint64_t downtime_ns; /* from the first thread's stop to the last one's release */
 	uint64_t pages_sent;
 	uint64_t zero_pages, raw_pages, compressed_pages; /* of those */
+	uint64_t unchanged_pages;                         /* read and not sent, over all rounds */
 	uint64_t held_pages;                              /* of the process in the end */
 	uint64_t page_bytes;
 	uint64_t wire_bytes;

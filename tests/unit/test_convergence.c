@@ -97,6 +97,109 @@ static void test_the_dirty_rate_is_over_the_interval(void)
 	CU_ASSERT_DOUBLE_EQUAL(round_dirty_bytes_per_second(&r, 4096), 0, 0);
 }
 
+/* So many pages sent, and so many found unchanged, of which so many had been written. */
+static void mixed_round(
+	uint64_t sent, uint64_t unchanged, uint64_t rewritten, uint64_t ms, uint64_t pending)
+{
+	convergence_round(&c,
+		&(struct round_record){.pages = sent,
+			.unchanged_pages = unchanged,
+			.rewritten_pages = rewritten,
+			.duration_ns = ms * NS_PER_MS,
+			.collect_ns = NS_PER_MS,
+			.interval_ns = ms * NS_PER_MS},
+		pending, &v);
+}
+
+static void expect_ms(uint64_t least, uint64_t most)
+{
+	CU_ASSERT_TRUE(v.expected_downtime_ns >= least * NS_PER_MS);
+	CU_ASSERT_TRUE(v.expected_downtime_ns <= most * NS_PER_MS);
+}
+
+static void test_pages_that_are_only_read_do_not_make_sending_look_fast(void)
+{
+	/* 100,000 pages a second are sent, a million read. */
+	mixed_round(100000, 0, 0, 1000, 60000);
+	mixed_round(5000, 50000, 0, 100, 60000);
+	/* The freeze reads 50,000 again, and sends 10,000: 50 and 100 ms. At 55,000 in 100 ms it
+	 * would look like 109. */
+	expect_ms(140, 160);
+	CU_ASSERT_FALSE(v.fits);
+	CU_ASSERT_PTR_NOT_NULL(strstr(v.why, "195 MiB to look through"));
+}
+
+static void test_pages_that_are_only_read_are_not_counted_as_sent(void)
+{
+	mixed_round(100000, 0, 0, 1000, 60000);
+	mixed_round(1000, 50000, 0, 60, 52000);
+	expect_ms(70, 80);
+	CU_ASSERT_TRUE(v.fits);
+	/* Until it was seen that they are unchanged, they are. */
+	setup();
+	mixed_round(100000, 0, 0, 1000, 50000);
+	expect_ms(500, 510);
+}
+
+static void test_a_slow_link_stays_slow_whatever_is_read(void)
+{
+	/* 1,000 pages a second. Many rounds that send next to nothing say nothing of it. */
+	mixed_round(3000, 0, 0, 3000, 100000);
+	for (int i = 0; i < 5; i++)
+		mixed_round(i, 100000, 0, 100, 100500);
+	expect_ms(590, 620);
+}
+
+static void test_a_link_that_became_faster_makes_no_nonsense(void)
+{
+	mixed_round(100000, 0, 0, 1000, 100000);
+	/* What was sent would have taken 400 ms at the speed known. */
+	mixed_round(40000, 50000, 0, 300, 50000);
+	expect_ms(150, 310);
+}
+
+static void test_what_is_read_in_every_round_does_not_hide_that_rounds_shrink(void)
+{
+	/* A million doubtful pages, of which none changes. */
+	mixed_round(1000000, 0, 0, 10000, 1400000);
+	uint64_t left = 300000;
+	for (int i = 0; i < 5; i++) {
+		mixed_round(left, 1000000, 0, 1000 + left / 100, 1000000 + left * 3 / 4);
+		CU_ASSERT_FALSE(v.freeze);
+		left = left * 3 / 4;
+	}
+}
+
+static void test_what_takes_too_long_to_read_does_not_go_on_for_ever(void)
+{
+	mixed_round(1000000, 0, 0, 10000, 1000000);
+	int rounds = 0;
+	for (; !v.freeze && rounds < 8; rounds++)
+		mixed_round(0, 1000000, 0, 1000, 1000000);
+	CU_ASSERT_TRUE(rounds < 6);
+	CU_ASSERT_FALSE(v.fits);
+	CU_ASSERT_PTR_NOT_NULL(strstr(v.why, "do not shrink"));
+}
+
+static void test_of_written_pages_the_same_share_is_unchanged(void)
+{
+	mixed_round(100000, 0, 0, 1000, 50000);
+	/* 45,000 of 50,000 were written with the bytes they had: 50 ms for the others, 60 for them.
+	 * Of 5,000 it will be 4,500. */
+	mixed_round(5000, 45000, 45000, 110, 5000);
+	expect_ms(13, 15);
+	CU_ASSERT_TRUE(v.fits);
+}
+
+static void test_doubtful_pages_that_did_not_change_are_not_dirty(void)
+{
+	struct round_record r = {.pages = 10,
+		.unchanged_pages = 1000,
+		.rewritten_pages = 15,
+		.interval_ns = NS_PER_S};
+	CU_ASSERT_DOUBLE_EQUAL(round_dirty_bytes_per_second(&r, 4096), 25 * 4096, 1);
+}
+
 static const struct test tests[] = {
 	TEST(test_what_fits_in_the_limit_is_frozen),
 	TEST(test_what_does_not_fit_goes_on),
@@ -105,6 +208,14 @@ static const struct test tests[] = {
 	TEST(test_the_number_of_rounds_is_a_limit),
 	TEST(test_a_tiny_round_does_not_spoil_the_measured_speed),
 	TEST(test_the_dirty_rate_is_over_the_interval),
+	TEST(test_pages_that_are_only_read_do_not_make_sending_look_fast),
+	TEST(test_pages_that_are_only_read_are_not_counted_as_sent),
+	TEST(test_a_slow_link_stays_slow_whatever_is_read),
+	TEST(test_a_link_that_became_faster_makes_no_nonsense),
+	TEST(test_what_is_read_in_every_round_does_not_hide_that_rounds_shrink),
+	TEST(test_what_takes_too_long_to_read_does_not_go_on_for_ever),
+	TEST(test_of_written_pages_the_same_share_is_unchanged),
+	TEST(test_doubtful_pages_that_did_not_change_are_not_dirty),
 	{NULL, NULL},
 };
 

@@ -128,7 +128,7 @@ static void list_mappings(const struct mapping_table *maps, bool json)
 		table_number(t, START, m->start);
 		table_number(t, END, m->end);
 		table_text(t, PROT, mapping_protection(m, prot));
-		table_text(t, KIND, mapping_kind_name(m->kind));
+		table_text(t, KIND, mapping_kind_text(m));
 		table_number(t, FOLLOWED, is_followed(m));
 		table_text(t, NAME, m->name);
 		table_text(t, HOW, treatment(m));
@@ -163,7 +163,7 @@ static void sum_mappings(const struct mapping_table *maps)
 		}
 		if (!first)
 			continue;
-		table_text(t, KIND, mapping_kind_name(m->kind));
+		table_text(t, KIND, mapping_kind_text(m));
 		table_number(t, COUNT, count);
 		table_number(t, SIZE, bytes);
 		table_text(t, HOW, treatment(m));

@@ -69,6 +69,7 @@ enum {
 	ROUNDS,
 	PAGES,
 	HELD,
+	OTHERS,
 	STORED
 };
 static const struct column image_columns[] = {
@@ -89,8 +90,35 @@ static const struct column image_columns[] = {
 	[ROUNDS] = {"rounds", "rounds", CELL_COUNT, 0},
 	[PAGES] = {"held_pages", "pages held", CELL_COUNT, 0},
 	[HELD] = {"held_bytes", "bytes held", CELL_BYTES, 0},
+	[OTHERS] = {"others_write_bytes", "others write", CELL_BYTES, 0},
 	[STORED] = {"stored_bytes", "on disk", CELL_BYTES, 0},
 };
+
+static uint64_t held_within(const struct address_space *a, const struct mapping *m)
+{
+	bool object = m->kind == MAPPING_OBJECT;
+	uint64_t start = object ? m->offset : m->start, end = start + (m->end - m->start),
+		 bytes = 0;
+	const struct pageset *held = address_space_held(a, object ? m->object : SPACE_PRIVATE);
+	for (size_t i = held ? pageset_find(held, start) : 0;
+		held && i < held->len && held->runs[i].start < end; i++) {
+		uint64_t from = held->runs[i].start > start ? held->runs[i].start : start;
+		uint64_t to = held->runs[i].end < end ? held->runs[i].end : end;
+		bytes += to - from;
+	}
+	return bytes;
+}
+
+/* What other processes could write, and so may not be of the same instant as the rest. */
+static uint64_t others_write(const struct address_space *a)
+{
+	uint64_t bytes = 0;
+	for (size_t i = 0; i < a->mappings.len; i++) {
+		const struct mapping *m = &a->mappings.v[i];
+		bytes += m->flags & MAPPING_OTHERS_WRITE ? held_within(a, m) : 0;
+	}
+	return bytes;
+}
 
 static void show_image(struct image *image, bool json)
 {
@@ -119,24 +147,11 @@ static void show_image(struct image *image, bool json)
 	table_number(t, ROUNDS, info.rounds);
 	table_number(t, PAGES, info.held_pages);
 	table_number(t, HELD, info.held_pages * h->page_bytes);
+	if (others_write(a))
+		table_number(t, OTHERS, others_write(a));
 	table_number(t, STORED, info.stored_bytes);
 	table_row(t);
 	table_free(t);
-}
-
-static uint64_t held_within(const struct address_space *a, const struct mapping *m)
-{
-	bool object = m->kind == MAPPING_OBJECT;
-	uint64_t start = object ? m->offset : m->start, end = start + (m->end - m->start),
-		 bytes = 0;
-	const struct pageset *held = address_space_held(a, object ? m->object : SPACE_PRIVATE);
-	for (size_t i = held ? pageset_find(held, start) : 0;
-		held && i < held->len && held->runs[i].start < end; i++) {
-		uint64_t from = held->runs[i].start > start ? held->runs[i].start : start;
-		uint64_t to = held->runs[i].end < end ? held->runs[i].end : end;
-		bytes += to - from;
-	}
-	return bytes;
 }
 
 static void show_mappings(const struct address_space *a, bool json)
@@ -160,7 +175,7 @@ static void show_mappings(const struct address_space *a, bool json)
 		table_number(t, START, m->start);
 		table_number(t, END, m->end);
 		table_text(t, PROT, mapping_protection(m, prot));
-		table_text(t, KIND, mapping_kind_name(m->kind));
+		table_text(t, KIND, mapping_kind_text(m));
 		table_number(t, HELD_BYTES, held_within(a, m));
 		table_number(t, OFFSET, m->offset);
 		table_text(t, MAP_NAME, m->name);

@@ -12,7 +12,7 @@ char *mapping_protection(const struct mapping *m, char buf[5])
 	return buf;
 }
 
-const char *mapping_kind_name(enum mapping_kind kind)
+const char *mapping_kind_text(const struct mapping *m)
 {
 	static const char *const names[] = {
 		[MAPPING_ANON] = "anonymous",
@@ -22,5 +22,7 @@ const char *mapping_kind_name(enum mapping_kind kind)
 		[MAPPING_VDSO] = "vdso",
 		[MAPPING_OPAQUE] = "opaque",
 	};
-	return names[kind];
+	if (m->kind == MAPPING_OBJECT && m->flags & MAPPING_OTHERS_WRITE)
+		return "shared memory, others write";
+	return names[m->kind];
 }

@@ -8,7 +8,7 @@
 /* "rwxp", as in /proc/PID/maps; `buf` holds 5 bytes, and is returned. */
 char *mapping_protection(const struct mapping *m, char buf[5]);
 
-/* "anonymous", "private file", ... */
-const char *mapping_kind_name(enum mapping_kind kind);
+/* "anonymous", "private file", "shared memory, others write", ... */
+const char *mapping_kind_text(const struct mapping *m);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "tracker/inspect.h"
 #include "tracker/maps.h"
+#include "tracker/populated.h"
 #include "tracker/process.h"
 
 static int add_finding(struct inspection *in, bool refused, const char *fmt, ...)
@@ -109,6 +110,29 @@ static int inspect_descriptors(const struct process *p, struct inspection *in)
 	return 0;
 }
 
+/* Memory that nobody but the process can read cannot travel; where there is something in it, what
+ * would be made without it would not be the process. */
+static int inspect_secrets(const struct process *p, struct inspection *in, struct tide_error *err)
+{
+	int r = 0;
+	struct pageset held = {0};
+	for (size_t i = 0; r == 0 && i < in->maps.len; i++) {
+		const struct mapping *m = &in->maps.v[i];
+		if (!maps_is_secret(m))
+			continue;
+		pageset_clear(&held);
+		r = populated_find(p, m, m->start, m->end, &held, err);
+		if (r == 0 && held.len)
+			r = add_finding(in, true,
+				"memfd_secret memory at %#llx holds %llu KiB that nobody else may "
+				"read",
+				(unsigned long long)m->start,
+				(unsigned long long)pageset_bytes(&held) >> 10);
+	}
+	pageset_release(&held);
+	return r;
+}
+
 int process_inspect(pid_t pid, struct inspection *ret, struct tide_error *err)
 {
 	auto_(process_closep) struct process *p = NULL;
@@ -121,6 +145,8 @@ int process_inspect(pid_t pid, struct inspection *ret, struct tide_error *err)
 		r = inspect_status(p, &in, err);
 	if (r == 0)
 		r = inspect_descriptors(p, &in);
+	if (r == 0)
+		r = inspect_secrets(p, &in, err);
 	if (r == -ENOMEM)
 		tide_fail(err, r, "look at process %d", pid);
 	if (r < 0) {

@@ -23,6 +23,8 @@ struct known_name {
 	const char *why;
 };
 
+#define SECRET_NAME "/secretmem (deleted)"
+
 static const struct known_name known_names[] = {
 	{"[vdso]", MAPPING_VDSO, NULL},
 	{"[vvar", MAPPING_OPAQUE, "data of the kernel's clock"},
@@ -32,7 +34,7 @@ static const struct known_name known_names[] = {
 		"memory shared with the kernel (perf, io_uring or the like)"},
 	{"socket:", MAPPING_OPAQUE, "a packet ring, which the kernel writes"},
 	{"/[aio]", MAPPING_OPAQUE, "an AIO ring, which the kernel writes"},
-	{"/secretmem", MAPPING_OPAQUE, "memfd_secret memory: nobody else may read it"},
+	{SECRET_NAME, MAPPING_OPAQUE, "memfd_secret memory: nobody else may read it"},
 };
 
 /* Shared memory without a file, as it is named where map_files may not be asked. */
@@ -42,6 +44,11 @@ static const char *const object_names[] = {"/dev/zero (deleted)",
 static bool starts_with(const char *text, const char *prefix)
 {
 	return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+bool maps_is_secret(const struct mapping *m)
+{
+	return m->kind == MAPPING_OPAQUE && starts_with(m->name, SECRET_NAME);
 }
 
 static int set_opaque(struct mapping *m, const char *why)

@@ -29,4 +29,7 @@ int maps_read(const struct process *p, const struct mapping_table *known, struct
  */
 int maps_open_file(const struct process *p, const struct mapping *m);
 
+/* Is it memfd_secret's: readable for the process alone? */
+bool maps_is_secret(const struct mapping *m);
+
 #endif

@@ -24,6 +24,7 @@
 #define FEATURES                                                         \
 	(UAPI_UFFD_FEATURE_WP_ASYNC | UAPI_UFFD_FEATURE_WP_UNPOPULATED | \
 		UAPI_UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
+#define HUGE_PAGE (2ull << 20)
 #define POPULATED (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)
 
 struct uffd_backend {
@@ -42,11 +43,10 @@ struct collecting {
 	struct uffd_backend *b;
 	struct backend_found *found;
 	enum watch_kind kind;
+	bool hugetlb;
 	bool tracked;     /* else every held page counts as written */
 	bool swap_in_use; /* the machine has swap: a swapped entry may be a swapped page */
-	struct pageset
-		lost; /* populated, but not in a registered mapping: new since it was registered */
-	uint64_t pages; /* counting only (found is NULL) */
+	uint64_t pages;   /* counting only (found is NULL) */
 };
 
 static int api(int uffd)
@@ -182,7 +182,8 @@ static bool machine_has_swap(void)
 	return lines > 1;
 }
 
-static int note_region(struct collecting *c, const struct uapi_page_region *region, bool written)
+static int note_region(
+	struct collecting *c, const struct uapi_page_region *region, bool written, bool doubtful)
 {
 	struct page_run run = {region->start, region->end};
 	uint64_t is = region->categories;
@@ -192,13 +193,39 @@ static int note_region(struct collecting *c, const struct uapi_page_region *regi
 		return 0;
 	}
 	int r = pageset_add(&c->found->held, run);
-	if (r == 0 && written)
+	if (r == 0 && (written || doubtful))
 		r = pageset_add(&c->found->written, run);
-	if (r == 0 && written && !c->tracked)
+	if (r == 0 && (doubtful || (written && !c->tracked)))
 		r = pageset_add(&c->found->doubtful, run);
 	if (r == 0 && written && is & UAPI_PAGE_IS_PFNZERO)
 		r = pageset_add(&c->found->zero, run);
 	return r;
+}
+
+/*
+ * Huge pages of private memory that nothing shows to be written. One that was dropped leaves a
+ * marker, and one that is read after that comes up armed, full of zeros, as if nothing had
+ * happened; so what begins with zeros is doubtful. There is no swap: an entry that is not present
+ * is a marker, or a page that the kernel moves just now, which counts as new when it is back.
+ */
+static int found_hugetlb(struct collecting *c, const struct uapi_page_region *region)
+{
+	enum { HEAD = 4096 };
+	static const uint8_t zeros[HEAD];
+	if (!c->found || !(region->categories & UAPI_PAGE_IS_PRESENT))
+		return 0;
+	for (uint64_t at = region->start, end; at < region->end; at = end) {
+		uint8_t head[HEAD];
+		end = (at & ~(HUGE_PAGE - 1)) + HUGE_PAGE;
+		if (end > region->end)
+			end = region->end;
+		ssize_t n = pread(c->b->process->mem_fd, head, HEAD, (off_t)at);
+		struct uapi_page_region part = {at, end, region->categories};
+		int r = note_region(c, &part, false, n != HEAD || !memcmp(head, zeros, HEAD));
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 static int found_private(void *arg, const struct uapi_page_region *region)
@@ -212,8 +239,7 @@ static int found_private(void *arg, const struct uapi_page_region *region)
 	if (is & UAPI_PAGE_IS_GUARD)
 		return c->found ? pageset_add(&c->found->unreadable, run) : 0;
 
-	/* A stretch that lost its registration, which only the freeze lets happen: see
-	 * recover_lost(). */
+	/* A stretch that lost its registration after recover_lost(). */
 	bool unregistered = !(is & UAPI_PAGE_IS_WPALLOWED);
 	bool written = !c->tracked || unregistered || is & UAPI_PAGE_IS_WRITTEN;
 
@@ -235,7 +261,9 @@ static int found_private(void *arg, const struct uapi_page_region *region)
 			written = true;
 		}
 	}
-	return note_region(c, region, written);
+	if (c->hugetlb && !written)
+		return found_hugetlb(c, region);
+	return note_region(c, region, written, false);
 }
 
 static int found_shared(void *arg, const struct uapi_page_region *region)
@@ -317,18 +345,25 @@ static bool is_tracked(const struct uffd_backend *b, const struct watch *w)
 	return pageset_covers(&b->registered, (struct page_run){w->start, w->end});
 }
 
+static bool is_hugetlb(const struct mapping_table *maps, const struct watch *w)
+{
+	return maps->v[w->mapping].flags & MAPPING_HUGETLB;
+}
+
 /* Watches that lie side by side and mean the same are scanned by one call. */
-static int scan_all(struct collecting *c, const struct watch_list *watches, bool protect,
-	bool unpaused, struct tide_error *err)
+static int scan_all(struct collecting *c, const struct mapping_table *maps,
+	const struct watch_list *watches, bool protect, bool unpaused, struct tide_error *err)
 {
 	for (size_t i = 0, next; i < watches->len; i = next) {
 		const struct watch *w = &watches->v[i];
 		c->kind = w->kind;
+		c->hugetlb = is_hugetlb(maps, w);
 		c->tracked = is_tracked(c->b, w);
 		uint64_t end = w->end;
 		for (next = i + 1; next < watches->len && w->kind != WATCH_SHARED; next++) {
 			const struct watch *n = &watches->v[next];
 			if (n->start != end || n->kind != w->kind ||
+				is_hugetlb(maps, n) != c->hugetlb ||
 				is_tracked(c->b, n) != c->tracked)
 				break;
 			end = n->end;
@@ -396,15 +431,19 @@ static int note_lost(void *arg, const struct uapi_page_region *region)
 	return pageset_add(arg, (struct page_run){region->start, region->end});
 }
 
-/* Populated places of mappings that are not registered, though we registered what was there.
- * Registered mappings are passed over as a whole: it costs by mappings, not by pages. */
-static int find_lost(struct uffd_backend *b, struct pageset *ret, struct tide_error *err)
+/*
+ * Places of mappings that are not registered, though we registered what was there. Registered
+ * mappings are passed over as a whole: it costs by mappings, not by pages. Holes count: what was
+ * written to shared memory is there, also where the new mapping does not show it yet.
+ */
+static int find_lost(
+	struct uffd_backend *b, bool unpaused, struct pageset *ret, struct tide_error *err)
 {
 	struct scan_query q = {
 		.pagemap_fd = b->process->pagemap_fd,
+		.unpaused = unpaused,
 		.inverted = UAPI_PAGE_IS_WPALLOWED,
 		.mask = UAPI_PAGE_IS_WPALLOWED,
-		.anyof = POPULATED,
 		.returned = UAPI_PAGE_IS_PRESENT,
 	};
 	for (size_t i = 0; i < b->registered.len; i++) {
@@ -417,6 +456,43 @@ static int find_lost(struct uffd_backend *b, struct pageset *ret, struct tide_er
 }
 
 /*
+ * A mapping that took the place of a registered one may be registered, too: with a userfaultfd of
+ * the process's own. Its marks are not ours to read or to set. Registering again what is ours
+ * already costs little and changes nothing; where something is not ours, it says so.
+ */
+static int find_foreign(struct uffd_backend *b, struct pageset *ret)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < b->registered.len; i++) {
+		struct page_run run = b->registered.runs[i];
+		if (protect_range(b->uffd, run.start, run.end) < 0)
+			r = pageset_add(ret, run);
+	}
+	return r;
+}
+
+/* Begins anew with the mappings that touch `places`. */
+static int register_again(struct uffd_backend *b, const struct mapping_table *maps,
+	const struct watch_list *watches, const struct pageset *places)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && places->len && i < watches->len; i++) {
+		const struct mapping *m = &maps->v[watches->v[i].mapping];
+		size_t k = pageset_find(places, m->start);
+		if (k == places->len || places->runs[k].start >= m->end ||
+			(i > 0 && watches->v[i - 1].mapping == watches->v[i].mapping))
+			continue;
+		struct page_run run = {m->start, m->end};
+		r = pageset_remove(&b->registered, run);
+		if (r == 0)
+			r = pageset_remove(&b->shared_armed, run);
+		if (r == 0)
+			r = register_mapping(b, m);
+	}
+	return r;
+}
+
+/*
  * A mapping that took the place of a registered one (mmap over it, mremap's destination) may look
  * the same in maps but is not registered, and a protecting scan silently passes it over. So such
  * places are found first, registered again, and then found written whole by the scan. What comes up
@@ -424,26 +500,21 @@ static int find_lost(struct uffd_backend *b, struct pageset *ret, struct tide_er
  * finds it here.
  */
 static int recover_lost(struct uffd_backend *b, const struct mapping_table *maps,
-	const struct watch_list *watches, struct tide_error *err)
+	const struct watch_list *watches, bool unpaused, struct tide_error *err)
 {
-	struct pageset lost = {0};
-	int r = find_lost(b, &lost, err);
-	for (size_t i = 0; r == 0 && lost.len && i < watches->len; i++) {
-		const struct watch *w = &watches->v[i];
-		size_t k = pageset_find(&lost, w->start);
-		if (k == lost.len || lost.runs[k].start >= w->end)
-			continue;
-		const struct mapping *m = &maps->v[w->mapping];
-		struct page_run run = {m->start, m->end};
-		r = pageset_remove(&b->registered, run);
+	struct pageset lost = {0}, foreign = {0};
+	int r = find_lost(b, unpaused, &lost, err);
+	if (r == 0) {
+		r = register_again(b, maps, watches, &lost);
 		if (r == 0)
-			r = pageset_remove(&b->shared_armed, run);
+			r = find_foreign(b, &foreign);
 		if (r == 0)
-			r = register_mapping(b, m);
+			r = register_again(b, maps, watches, &foreign);
 		if (r < 0)
 			tide_fail(err, r, "note the mappings of process %d", b->process->pid);
 	}
 	pageset_release(&lost);
+	pageset_release(&foreign);
 	return r;
 }
 
@@ -455,15 +526,15 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 	struct backend_found found = {0};
 	struct collecting c = {.b = b, .found = &found, .swap_in_use = machine_has_swap()};
 
-	/* In the freeze a mapping made since the last round is found by not being registered, and
-	 * is written whole. */
-	int r = frozen ? 0 : register_new(b, maps, watches);
+	/* Also in the freeze, where nothing is armed any more: of a mapping that grew, only what
+	 * is new or was written is found then. */
+	int r = register_new(b, maps, watches);
 	if (r < 0)
 		tide_fail(err, r, "note the mappings of process %d", b->process->pid);
-	if (r == 0 && !frozen)
-		r = recover_lost(b, maps, watches, err);
 	if (r == 0)
-		r = scan_all(&c, watches, !frozen, frozen, err);
+		r = recover_lost(b, maps, watches, frozen, err);
+	if (r == 0)
+		r = scan_all(&c, maps, watches, !frozen, frozen, err);
 	if (r == 0)
 		r = pageset_union(&b->refused, &(struct pageset){0}, &found.refused);
 	if (r < 0) {
@@ -477,10 +548,9 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 static int uffd_pending(struct backend *base, const struct mapping_table *maps,
 	const struct watch_list *watches, uint64_t *ret_pages, struct tide_error *err)
 {
-	(void)maps;
 	struct uffd_backend *b = (struct uffd_backend *)base;
 	struct collecting c = {.b = b, .swap_in_use = machine_has_swap()};
-	int r = scan_all(&c, watches, false, false, err);
+	int r = scan_all(&c, maps, watches, false, false, err);
 	if (r == 0)
 		*ret_pages = c.pages / (uint64_t)sysconf(_SC_PAGESIZE);
 	return r;

@@ -24,6 +24,7 @@ struct known_name {
 };
 
 #define SECRET_NAME "/secretmem (deleted)"
+#define ANON_HUGE_NAME "/anon_hugepage (deleted)"
 
 static const struct known_name known_names[] = {
 	{"[vdso]", MAPPING_VDSO, NULL},
@@ -39,7 +40,7 @@ static const struct known_name known_names[] = {
 
 /* Shared memory without a file, as it is named where map_files may not be asked. */
 static const char *const object_names[] = {"/dev/zero (deleted)",
-	"[anon_shmem:", "/memfd:", "/SYSV", "/dev/shm/", "/anon_hugepage", NULL};
+	"[anon_shmem:", "/memfd:", "/SYSV", "/dev/shm/", ANON_HUGE_NAME, NULL};
 
 static bool starts_with(const char *text, const char *prefix)
 {
@@ -70,9 +71,11 @@ static int classify(struct mapping *m)
 	}
 
 	bool shared = m->flags & MAPPING_SHARED;
-	if (starts_with(m->name, "/anon_hugepage"))
+	if (strcmp(m->name, ANON_HUGE_NAME) == 0)
 		m->flags |= MAPPING_HUGETLB;
-	if (!shared && (m->inode == 0 || strcmp(m->name, "/dev/zero") == 0)) {
+	/* Anonymous memory of huge pages has a file that is nobody's. */
+	if (!shared && (m->inode == 0 || strcmp(m->name, "/dev/zero") == 0 ||
+			       m->flags & MAPPING_HUGETLB)) {
 		m->kind = MAPPING_ANON;
 		return 0;
 	}

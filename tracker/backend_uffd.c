@@ -25,6 +25,8 @@
 	(UAPI_UFFD_FEATURE_WP_ASYNC | UAPI_UFFD_FEATURE_WP_UNPOPULATED | \
 		UAPI_UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 #define HUGE_PAGE (2ull << 20)
+/* No stack grows by more between two looks. */
+#define STACK_GROWTH_MAX (64ull << 20)
 #define POPULATED (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)
 
 struct uffd_backend {
@@ -375,14 +377,31 @@ static int scan_all(struct collecting *c, const struct mapping_table *maps,
 	return 0;
 }
 
+/* How far down a stack can have grown, as far as one can tell: nothing else was there. */
+static uint64_t stack_may_begin(const struct mapping_table *maps, uint32_t index)
+{
+	uint64_t start = maps->v[index].start;
+	uint64_t behind = index ? maps->v[index - 1].end : 0;
+	return start - behind > STACK_GROWTH_MAX ? start - STACK_GROWTH_MAX : behind;
+}
+
 /*
  * Registers one mapping. Not being able to is no failure: the mapping is then read whole each time.
  * -ESRCH where the memory is gone.
  */
-static int register_mapping(struct uffd_backend *b, const struct mapping *m)
+static int register_mapping(
+	struct uffd_backend *b, const struct mapping_table *maps, uint32_t index)
 {
+	const struct mapping *m = &maps->v[index];
 	struct page_run run = {m->start, m->end};
-	int r = protect_range(b->uffd, m->start, m->end);
+	uint64_t start = m->start;
+	/*
+	 * The stack may have grown since it was looked at. To register less than all of it would
+	 * cut it in two, and the part that grew would not be called a stack any more.
+	 */
+	if (m->flags & MAPPING_GROWSDOWN)
+		start = stack_may_begin(maps, index);
+	int r = protect_range(b->uffd, start, m->end);
 	if (r == 0)
 		return pageset_add(&b->registered, run);
 	if (r == -EBUSY)
@@ -421,7 +440,7 @@ static int register_new(
 		if (i > 0 && watches->v[i - 1].mapping == w->mapping)
 			continue;
 		if (!pageset_covers(&b->registered, (struct page_run){m->start, m->end}))
-			r = register_mapping(b, m);
+			r = register_mapping(b, maps, w->mapping);
 	}
 	return r;
 }
@@ -487,7 +506,7 @@ static int register_again(struct uffd_backend *b, const struct mapping_table *ma
 		if (r == 0)
 			r = pageset_remove(&b->shared_armed, run);
 		if (r == 0)
-			r = register_mapping(b, m);
+			r = register_mapping(b, maps, watches->v[i].mapping);
 	}
 	return r;
 }

@@ -548,7 +548,7 @@ static int begin_stream(struct sender *s, struct tide_error *err)
 	memcpy(head.architecture, here.architecture, sizeof(head.architecture));
 	memcpy(head.byte_order, here.byte_order, sizeof(head.byte_order));
 	memcpy(head.software, here.software, sizeof(head.software));
-	head.page_bytes = here.page_bytes;
+	head.page_bytes = (uint32_t)s->page_bytes;
 	if (s->options.codec)
 		head.features |= s->options.codec->feature;
 	if (uname(&u) == 0)
@@ -556,8 +556,7 @@ static int begin_stream(struct sender *s, struct tide_error *err)
 	if (getrandom(head.stream_id, sizeof(head.stream_id), 0) != sizeof(head.stream_id))
 		return tide_fail(err, -errno, "draw an image's number");
 	memcpy(s->result.stream_id, head.stream_id, sizeof(head.stream_id));
-	s->page_bytes = head.page_bytes;
-	s->result.page_bytes = head.page_bytes;
+	s->result.page_bytes = s->page_bytes;
 	r = SEND(s, stream_header_encode(&head, &out), err);
 	if (r < 0)
 		return r;

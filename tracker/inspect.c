@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/error.h"
+#include "tracker/hidden_writes.h"
 #include "tracker/inspect.h"
 #include "tracker/maps.h"
 #include "tracker/populated.h"
@@ -23,6 +22,7 @@ static int add_finding(struct inspection *in, bool refused, const char *fmt, ...
 	in->findings = v;
 	struct finding *f = &v[in->nfindings++];
 	f->refused = refused;
+	f->verifiable = false;
 	va_list args;
 	va_start(args, fmt);
 	vsnprintf(f->text, sizeof(f->text), fmt, args);
@@ -58,56 +58,36 @@ static int inspect_status(const struct process *p, struct inspection *in, struct
 			"a seccomp filter is in force; it is suspended while the process is "
 			"prepared%s",
 			geteuid() != 0 ? ", which takes CAP_SYS_ADMIN" : "");
-	long pinned = status_number(status, "\nVmPin:");
-	if (r == 0 && pinned)
-		r = add_finding(in, false,
-			"%ld KiB are pinned for devices or io_uring: what these write there does "
-			"not show as written",
-			pinned);
 	return r;
 }
 
-static bool is_direct(const struct process *p, const char *fd)
+/* Writers that page tables do not show. */
+static int inspect_hidden_writes(
+	const struct process *p, struct inspection *in, struct tide_error *err)
 {
-	char name[300], line[128];
-	snprintf(name, sizeof(name), "fdinfo/%s", fd);
-	int info = openat(p->proc_fd, name, O_RDONLY | O_CLOEXEC);
-	auto_fclose FILE *f = info >= 0 ? fdopen(info, "r") : NULL;
-	unsigned flags = 0;
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "flags: %o", &flags);
-	return flags & O_DIRECT;
-}
-
-/* Writers that page tables do not show: an AIO context or an io_uring, together with O_DIRECT. */
-static int inspect_descriptors(const struct process *p, struct inspection *in)
-{
-	size_t rings = 0, direct = 0;
-	int fds = openat(p->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	auto_closedir DIR *dir = fds >= 0 ? fdopendir(fds) : NULL;
-	for (struct dirent *e; dir && (e = readdir(dir));) {
-		char target[64];
-		ssize_t n = readlinkat(fds, e->d_name, target, sizeof(target) - 1);
-		if (n <= 0)
-			continue;
-		target[n] = '\0';
-		rings += strcmp(target, "anon_inode:[io_uring]") == 0;
-		direct += target[0] == '/' && is_direct(p, e->d_name);
+	auto_(hidden_writes_closep) struct hidden_writes *h = NULL;
+	const struct hidden_report *report = NULL;
+	int r = hidden_writes_open(p, &h, err);
+	if (r == 0)
+		r = hidden_writes_find(h, &in->maps, false, &report, err);
+	if (r == 0 && report->unplaced_rings) {
+		/* Perhaps it was mapped since the mappings were read. */
+		struct mapping_table now = {0};
+		r = maps_read(p, &in->maps, &now, err);
+		if (r == 0)
+			r = hidden_writes_find(h, &now, false, &report, err);
+		mapping_table_release(&now);
 	}
-	for (size_t i = 0; i < in->maps.len; i++)
-		rings += strncmp(in->maps.v[i].name, "/[aio]", 6) == 0;
-	if (rings && direct)
-		return add_finding(in, true,
-			"it has %zu AIO contexts or io_uring rings and %zu O_DIRECT descriptors: "
-			"what a device writes "
-			"into memory while it is followed may be missed",
-			rings, direct);
-	if (rings)
-		return add_finding(in, false,
-			"it has %zu AIO contexts or io_uring rings: writes into registered buffers "
-			"may be missed",
-			rings);
-	return 0;
+	if (r < 0)
+		return r;
+	struct hidden_word words[HIDDEN_WORDS_MAX];
+	size_t n = hidden_report_words(report, words);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		r = add_finding(in, words[i].refused, "%s", words[i].text);
+		if (r == 0)
+			in->findings[in->nfindings - 1].verifiable = words[i].refused;
+	}
+	return r;
 }
 
 /* Memory that nobody but the process can read cannot travel; where there is something in it, what
@@ -144,7 +124,7 @@ int process_inspect(pid_t pid, struct inspection *ret, struct tide_error *err)
 	if (r == 0)
 		r = inspect_status(p, &in, err);
 	if (r == 0)
-		r = inspect_descriptors(p, &in);
+		r = inspect_hidden_writes(p, &in, err);
 	if (r == 0)
 		r = inspect_secrets(p, &in, err);
 	if (r == -ENOMEM)

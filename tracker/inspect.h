@@ -10,7 +10,8 @@
 
 /* Something that a person should know before following the process. */
 struct finding {
-	bool refused; /* it cannot be followed because of this */
+	bool refused;    /* it cannot be followed because of this */
+	bool verifiable; /* ... unless all of its memory is compared (verify_writes) */
 	char text[256];
 };
 

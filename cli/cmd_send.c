@@ -22,7 +22,7 @@ struct send_options {
 	pid_t pid;
 	struct tide_address address;
 	bool has_address;
-	const char *backend;
+	struct tide_process_source_options source;
 	char name[NAME_MAX_BYTES + 1];
 	bool json;
 	struct tide_send_options send;
@@ -56,6 +56,7 @@ enum {
 	OPTION_NAME,
 	OPTION_THREADS,
 	OPTION_TIMEOUT,
+	OPTION_VERIFY_WRITES,
 };
 
 static const struct argp_option option_table[] = {
@@ -76,6 +77,8 @@ static const struct argp_option option_table[] = {
 	{"name", OPTION_NAME, "NAME", 0, "The image's name at the agent (default: COMMAND-PID)", 3},
 	{"backend", OPTION_BACKEND, "NAME", 0,
 		"How writes are tracked: auto (default), uffd-wp, soft-dirty", 3},
+	{"verify-writes", OPTION_VERIFY_WRITES, NULL, 0,
+		"Compare all of memory in the freeze, where devices write it unseen", 3},
 	{"compress", OPTION_COMPRESS, "CODEC", 0, "lz4 (default) or none", 3},
 	{"threads", OPTION_THREADS, "N", 0,
 		"Workers that read and compress (default: one a processor)", 3},
@@ -121,7 +124,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		strncpy(o->name, arg, NAME_MAX_BYTES);
 		return 0;
 	case OPTION_BACKEND:
-		o->backend = arg;
+		o->source.backend = arg;
+		return 0;
+	case OPTION_VERIFY_WRITES:
+		o->source.verify_writes = 1;
 		return 0;
 	case OPTION_COMPRESS:
 		if (strcmp(arg, "none") != 0 && !codec_by_name(arg))
@@ -319,7 +325,7 @@ static void print_summary_json(struct sending *s, const struct tide_send_result 
 	table_number(t, SUM_RAW, r->raw_pages);
 	table_number(t, SUM_COMPRESSED, r->compressed_pages);
 	table_number(t, SUM_UNCHANGED, r->unchanged_pages);
-	table_text(t, SUM_BACKEND, s->options.backend);
+	table_text(t, SUM_BACKEND, s->options.source.backend);
 	table_row(t);
 	table_free(t);
 }
@@ -398,8 +404,8 @@ static void name_by_default(struct send_options *o, const char *comm)
 static int open_source(struct sending *s, struct tide_source **ret, struct tide_error *err)
 {
 	struct process_info info;
-	int r = tide_process_source_open(
-		s->options.pid, s->options.backend, "tidemark send", ret, err);
+	s->options.source.purpose = "tidemark send";
+	int r = tide_process_source_open(s->options.pid, &s->options.source, ret, err);
 	if (r < 0)
 		return r;
 	struct page_source *source = page_source_of(*ret);
@@ -408,7 +414,7 @@ static int open_source(struct sending *s, struct tide_source **ret, struct tide_
 		tide_source_close(*ret);
 		return r;
 	}
-	s->options.backend = process_source_backend(source);
+	s->options.source.backend = process_source_backend(source);
 	snprintf(s->comm, sizeof(s->comm), "%s", info.comm);
 	if (!s->options.name[0])
 		name_by_default(&s->options, info.comm);

@@ -47,6 +47,7 @@ struct process_source {
 
 	uint64_t collected_at_ns;
 	bool frozen;
+	bool verify_writes;
 	bool start_over; /* all that is held counts as written at the next collect */
 };
 
@@ -249,6 +250,8 @@ static int add_new(struct process_source *s, const struct holdings *held, struct
 static int complete(struct process_source *s, struct baseline *b, struct written *w)
 {
 	int r = add_doubtful_objects(s, b, w);
+	for (size_t i = 0; r == 0 && s->frozen && s->verify_writes && i < b->held.len; i++)
+		r = add_doubtful(w, i, &b->held.v[i]);
 	if (r == 0)
 		r = add_owed(s, &b->held, &w->pages);
 	if (r == 0)
@@ -594,16 +597,17 @@ static const struct page_source_ops process_source_ops = {
 };
 
 /* What `tidemark check` says cannot be followed is not. */
-static int refuse(pid_t pid, struct tide_error *err)
+static int refuse(pid_t pid, bool verify_writes, struct tide_error *err)
 {
 	struct inspection found;
 	int r = process_inspect(pid, &found, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && i < found.nfindings; i++) {
-		if (found.findings[i].refused)
+		const struct finding *f = &found.findings[i];
+		if (f->refused && !(f->verifiable && verify_writes))
 			r = tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -ECANCELED,
-				"process %d cannot be followed: %s", pid, found.findings[i].text);
+				"process %d cannot be followed: %s", pid, f->text);
 	}
 	inspection_release(&found);
 	return r;
@@ -621,9 +625,10 @@ int process_source_open(pid_t pid, const struct process_source_options *options,
 		return tide_fail(err, -ENOMEM, "follow process %d", pid);
 	s->base.ops = &process_source_ops;
 	s->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+	s->verify_writes = options->verify_writes;
 	pthread_mutex_init(&s->skipped_lock, NULL);
 
-	r = refuse(pid, err);
+	r = refuse(pid, options->verify_writes, err);
 	if (r == 0)
 		r = process_open(pid, &s->process, err);
 	if (r == 0)
@@ -645,13 +650,18 @@ const char *process_source_backend(const struct page_source *base)
 	return ((const struct process_source *)base)->backend->ops->name;
 }
 
-int tide_process_source_open(pid_t pid, const char *backend, const char *purpose,
+int tide_process_source_open(pid_t pid, const struct tide_process_source_options *options,
 	struct tide_source **ret, struct tide_error *err)
 {
 	struct page_source *source;
-	struct process_source_options options = {
-		.backend = backend, .purpose = purpose ? purpose : program_invocation_short_name};
-	int r = process_source_open(pid, &options, &source, err);
+	struct process_source_options o = {.purpose = program_invocation_short_name};
+	if (options) {
+		o.backend = options->backend;
+		o.verify_writes = options->verify_writes;
+		if (options->purpose)
+			o.purpose = options->purpose;
+	}
+	int r = process_source_open(pid, &o, &source, err);
 	if (r == 0)
 		*ret = (struct tide_source *)(void *)source;
 	return r;

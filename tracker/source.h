@@ -3,12 +3,16 @@
 #ifndef TRACKER_SOURCE_H
 #define TRACKER_SOURCE_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 #include "proto/page_source.h"
 
 struct process_source_options {
 	const char *backend; /* "auto" or NULL, or a backend's name */
 	const char *purpose; /* told to a second tracker: "tidemark send" */
+	/* What page tables alone cannot follow is not refused; in the freeze everything that is
+	 * held is doubtful. */
+	bool verify_writes;
 };
 
 /*

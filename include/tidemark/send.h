@@ -25,15 +25,24 @@ extern "C" {
  * tide_send_start(). */
 struct tide_source;
 
+/* All zero means the defaults. Strings are copied. */
+struct tide_process_source_options {
+	const char *backend; /* how writes are tracked: NULL: "auto"; "uffd-wp", "soft-dirty" */
+	const char *purpose; /* names the caller to whoever else wants to follow the process
+				meanwhile; NULL: the program's name */
+	/* Devices may write memory of a process without its page tables showing it, and some of
+	 * that cannot be found: such a process is not followed. If set it is, and in the freeze all
+	 * of its memory is compared with what was sent, which takes longer. */
+	int verify_writes;
+};
+
 /*
- * Begins to follow a process. `backend` is "auto" or NULL, or the name of a way to track writes
- * ("uffd-wp"); `purpose` names the caller to whoever else wants to follow the process meanwhile,
- * and may be NULL. The process is prepared (a userfaultfd is made in it, which takes it about 20
- * microseconds), not stopped. Errors, by kind: TARGET_GONE no such process; UNSUPPORTED not ours,
- * traced by somebody else, followed already, a kernel thread, or this kernel cannot; USAGE an
- * unknown backend.
+ * Begins to follow a process; `options` may be NULL. The process is prepared (a userfaultfd is made
+ * in it, which takes it about 20 microseconds), not stopped. Errors, by kind: TARGET_GONE no such
+ * process; UNSUPPORTED not ours, traced by somebody else, followed already, written by devices past
+ * its page tables, a kernel thread, or this kernel cannot; USAGE an unknown backend.
  */
-TIDE_API int tide_process_source_open(pid_t pid, const char *backend, const char *purpose,
+TIDE_API int tide_process_source_open(pid_t pid, const struct tide_process_source_options *options,
 	struct tide_source **ret, struct tide_error *err);
 
 /* Lets go without a trace. NULL is fine. */

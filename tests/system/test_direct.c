@@ -367,6 +367,33 @@ static void test_a_ring_that_is_locked_makes_everything_doubtful(void)
 		buffers.end - buffers.start + file.end - file.start);
 }
 
+/* The kernel's list names the old address, the writes go to the new one. */
+static void test_a_buffer_that_was_moved_makes_everything_doubtful(void)
+{
+	start_on_plain_file();
+	tell("plain");
+	tell("ring");
+	tell("register 1");
+	struct place moved = tell("move");
+	look();
+	CU_ASSERT_EQUAL(report->buffers, 1);
+	CU_ASSERT_PTR_NOT_NULL(report->everything);
+	CU_ASSERT_TRUE(finds(moved));
+}
+
+/* All of a huge page counts as pinned, whatever part of it is registered. */
+static void test_a_huge_page_is_no_pin_of_unknown_origin(void)
+{
+	start_on_plain_file();
+	tell("plain");
+	tell("ring");
+	struct place buffer = tell("huge");
+	look();
+	CU_ASSERT_TRUE(report->pinned_bytes >= buffer.end - buffer.start);
+	CU_ASSERT_EQUAL(report->unexplained_bytes, 0);
+	CU_ASSERT_FALSE(is_refused());
+}
+
 static void test_a_ring_without_a_descriptor_is_found_by_what_it_pins(void)
 {
 	start_on_plain_file();
@@ -474,6 +501,22 @@ static void test_check_names_what_refuses_and_the_way_out(void)
 	CU_ASSERT_PTR_NOT_NULL(strstr(check->text, "2 buffers (128 KiB) registered with io_uring"));
 }
 
+static void test_send_wants_to_be_told_before_it_follows(void)
+{
+	char pid[16];
+	start_on_plain_file();
+	struct place read = tell("aio");
+	wait_end("aio", (long)(read.end - read.start));
+	snprintf(pid, sizeof(pid), "%d", program->pid);
+	const char *to = fixture_path("sent.tide");
+	struct child *send = child_start(fixture_tidemark(), "send", pid, to, NULL);
+	CU_ASSERT_EQUAL(child_finish(send), 4);
+	if (!strstr(send->errors, "O_DIRECT"))
+		harness_skip("this kernel cannot track writes: %s", send->errors);
+	CU_ASSERT_PTR_NOT_NULL(strstr(send->errors, "--verify-writes"));
+	child_run(0, fixture_tidemark(), "send", "--verify-writes", pid, to, NULL);
+}
+
 static void test_requests_in_flight_are_waited_for(void)
 {
 	struct hidden_drain drain = {0};
@@ -566,12 +609,15 @@ static const struct test tests[] = {
 	TEST(test_a_vector_is_found_piece_by_piece),
 	TEST(test_packet_pipes_are_not_direct_reads),
 	TEST(test_a_ring_that_is_locked_makes_everything_doubtful),
+	TEST(test_a_buffer_that_was_moved_makes_everything_doubtful),
+	TEST(test_a_huge_page_is_no_pin_of_unknown_origin),
 	TEST(test_a_ring_without_a_descriptor_is_found_by_what_it_pins),
 	TEST(test_a_ring_that_came_late_is_found_at_once),
 	TEST(test_descriptors_are_seen_in_turn),
 	TEST(test_a_ring_in_the_programs_own_memory_is_refused),
 	TEST(test_a_thread_that_never_waits_leaves_a_doubt),
 	TEST(test_check_names_what_refuses_and_the_way_out),
+	TEST(test_send_wants_to_be_told_before_it_follows),
 	TEST(test_requests_in_flight_are_waited_for),
 	TEST(test_requests_that_wait_for_a_pipe_are_not_in_flight),
 	TEST(test_the_cost_does_not_grow_with_the_descriptors),

@@ -11,6 +11,8 @@
  *     ring             a ring, mapped
  *     unmapped         a ring whose memory is the program's own (IORING_SETUP_NO_MMAP)
  *     register N       N buffers of 64 KiB are registered with the newest ring
+ *     huge             a buffer of 8 KiB inside a huge page is registered with the newest ring
+ *     move             the registered buffers are moved to another address (mremap)
  *     lock             a thread registers a buffer that FILE backs: until that is read the ring is
  * locked hide             the newest ring is known to its thread alone: its descriptor is closed
  *     pipe             one registered buffer is read into from a pipe that is empty as yet
@@ -139,6 +141,28 @@ static void register_buffers(int n)
 		dprintf(1, "cannot register buffers: %s\n", strerror(errno));
 	else
 		answer(buffers, (size_t)n * BUFFER_BYTES);
+}
+
+static void register_huge(void)
+{
+	size_t huge = 2 << 20;
+	uintptr_t at = (uintptr_t)mmap(
+		NULL, 2 * huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *page = (char *)((at + huge - 1) & ~(huge - 1));
+	madvise(page, huge, MADV_HUGEPAGE);
+	memset(page, '-', huge);
+	struct iovec v = {.iov_base = page + PAGE, .iov_len = 2 * PAGE};
+	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &v, 1) < 0)
+		dprintf(1, "cannot register a buffer: %s\n", strerror(errno));
+	else
+		answer(v.iov_base, v.iov_len);
+}
+
+static void move_buffers(void)
+{
+	void *to = memory(BUFFER_BYTES);
+	to = mremap(buffers, BUFFER_BYTES, BUFFER_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	answer(to, BUFFER_BYTES);
 }
 
 static void *register_file(void *arg)
@@ -299,6 +323,10 @@ static void obey(const char *line)
 		make_unmapped_ring();
 	} else if (strncmp(line, "register ", 9) == 0) {
 		register_buffers(atoi(line + 9));
+	} else if (strcmp(line, "huge") == 0) {
+		register_huge();
+	} else if (strcmp(line, "move") == 0) {
+		move_buffers();
 	} else if (strcmp(line, "lock") == 0) {
 		lock_ring();
 	} else if (strcmp(line, "hide") == 0) {

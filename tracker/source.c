@@ -11,6 +11,7 @@
 #include "tidemark/send.h"
 #include "tracker/backend.h"
 #include "tracker/changes.h"
+#include "tracker/hidden_writes.h"
 #include "tracker/inspect.h"
 #include "tracker/lock.h"
 #include "tracker/maps.h"
@@ -25,12 +26,16 @@
  * peer meanwhile, so that it is there only for what goes wrong. */
 #define STAND_STILL_NS (5 * NS_PER_S)
 
+/* How long the freeze waits for I/O that was begun before it. */
+#define DRAIN_NS (100 * NS_PER_MS)
+
 struct process_source {
 	struct page_source base;
 	struct track_lock *lock;
 	struct process *process;
 	struct tracer *tracer;
 	struct backend *backend;
+	struct hidden_writes *hidden;
 	uint64_t page_bytes;
 	struct process_info *info;
 	struct process_state state;
@@ -204,6 +209,31 @@ static int add_doubtful(struct written *w, space_id space, const struct pageset 
 	return r;
 }
 
+/* Pages, by address, that may have been written past the page tables. */
+static int add_hidden(const struct pageset *hidden, const struct mapping_table *maps,
+	const struct baseline *b, struct written *w)
+{
+	struct pageset held = {0}, part = {0};
+	int r = pageset_intersect(hidden, &b->held.v[SPACE_PRIVATE], &held);
+	if (r == 0)
+		r = add_doubtful(w, SPACE_PRIVATE, &held);
+	for (size_t i = 0; r == 0 && i < maps->len; i++) {
+		const struct mapping *m = &maps->v[i];
+		const struct watch all = {.start = m->start, .end = m->end};
+		if (m->kind != MAPPING_OBJECT)
+			continue;
+		pageset_clear(&part);
+		r = sort_into_object(hidden, &all, m, &part);
+		if (r == 0)
+			r = pageset_intersect(&part, &b->held.v[m->object], &held);
+		if (r == 0)
+			r = add_doubtful(w, m->object, &held);
+	}
+	pageset_release(&held);
+	pageset_release(&part);
+	return r;
+}
+
 /* Objects that may have been written in a way that the page tables do not show are read whole. */
 static int add_doubtful_objects(
 	struct process_source *s, const struct baseline *b, struct written *w)
@@ -282,6 +312,8 @@ struct look {
 	struct mapping_table maps; /* as the kernel has them */
 	struct watch_list watches;
 	struct backend_found found;
+	const struct hidden_report *hidden;
+	bool drained;
 	uint64_t at_ns, stopped_ns;
 };
 
@@ -308,6 +340,44 @@ static int look_at_objects(
 	}
 	return r < 0 ? tide_fail(err, r, "look at the shared memory of process %d", s->process->pid)
 		     : 0;
+}
+
+/* What was begun while we followed it, and was not there when it was opened. */
+static int refuse_hidden(
+	struct process_source *s, const struct hidden_report *report, struct tide_error *err)
+{
+	struct hidden_word words[HIDDEN_WORDS_MAX];
+	size_t n = s->verify_writes ? 0 : hidden_report_words(report, words);
+	for (size_t i = 0; i < n; i++) {
+		if (words[i].refused)
+			return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -ECANCELED,
+				"process %d cannot be followed any more: %s", s->process->pid,
+				words[i].text);
+	}
+	return 0;
+}
+
+/* After arming, before reading: what is written past the page tables. */
+static int look_for_hidden_writes(struct process_source *s, struct look *l, struct tide_error *err)
+{
+	int r = hidden_writes_find(s->hidden, &l->maps, s->frozen, &l->hidden, err);
+	if (r == 0)
+		r = refuse_hidden(s, l->hidden, err);
+	/* A thread that stood has left the read that it may have been in; where all stood for the
+	 * backend, it was before arming. */
+	if (r == 0 && l->hidden->unsure_threads && !s->frozen && !l->stopped_ns) {
+		struct freeze_report report;
+		r = tracer_freeze(s->tracer, STAND_STILL_NS, &report, err);
+		if (r == 0)
+			r = tracer_thaw(s->tracer, TRACER_RUN, err);
+		l->stopped_ns = clock_now_ns() - report.stopped_at_ns;
+	}
+	if (r == 0 && s->frozen && s->verify_writes) {
+		struct hidden_drain drain;
+		r = hidden_writes_drain(s->hidden, DRAIN_NS, &drain, err);
+		l->drained = r == 0 && drain.settled;
+	}
+	return r;
 }
 
 static int take_look(struct process_source *s, struct look *l, struct tide_error *err)
@@ -342,6 +412,8 @@ static int take_look(struct process_source *s, struct look *l, struct tide_error
 		if (r == 0)
 			r = thawed;
 	}
+	if (r == 0)
+		r = look_for_hidden_writes(s, l, err);
 	return r;
 }
 
@@ -356,9 +428,15 @@ static void make_note(const struct look *l, const struct written *w, char *ret, 
 		at += (size_t)snprintf(
 			ret, size, "stood still %.1f ms", (double)l->stopped_ns / NS_PER_MS);
 	if (shared && at < size)
-		snprintf(ret + at, size - at,
+		at += (size_t)snprintf(ret + at, size - at,
 			"%s%llu KiB of shared memory that may be written unseen", at ? ", " : "",
 			(unsigned long long)shared);
+	char hidden[HIDDEN_NOTE];
+	hidden_report_note(l->hidden, hidden);
+	/* What has no room is left out. */
+	if (hidden[0] && at + 2 < size)
+		snprintf(ret + at, size - at, "%s%.*s", at ? ", " : "", (int)(size - at - 3),
+			hidden);
 }
 
 static int source_collect(
@@ -377,6 +455,8 @@ static int source_collect(
 	if (r < 0)
 		goto out;
 	r = sort_by_space(s, &look.maps, &look.watches, &look.found, &b, &s->written);
+	if (r == 0)
+		r = add_hidden(&look.hidden->doubtful, &look.maps, &b, &s->written);
 	/* b.maps: as they travel */
 	b.maps = look.maps;
 	look.maps = (struct mapping_table){0};
@@ -568,6 +648,7 @@ static void source_release(struct page_source *base)
 	if (s->backend)
 		s->backend->ops->release(s->backend);
 	tracer_stop(s->tracer);
+	hidden_writes_close(s->hidden);
 	process_close(s->process);
 	track_lock_drop(s->lock);
 	free(s->info);
@@ -631,6 +712,8 @@ int process_source_open(pid_t pid, const struct process_source_options *options,
 	r = refuse(pid, options->verify_writes, err);
 	if (r == 0)
 		r = process_open(pid, &s->process, err);
+	if (r == 0)
+		r = hidden_writes_open(s->process, &s->hidden, err);
 	if (r == 0)
 		r = track_lock_take(pid, s->process->start_time, options->purpose, &s->lock, err);
 	if (r == 0)

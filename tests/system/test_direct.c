@@ -191,6 +191,22 @@ static bool scan_shows(struct place p)
 	return shows;
 }
 
+/* Is all of it read again, in doubt? */
+static bool is_doubtful(struct place p)
+{
+	struct pageset doubtful = {0};
+	for (size_t i = 0; i < changes->nwritten; i++) {
+		const struct page_span *s = &changes->written[i];
+		if (s->doubtful)
+			CU_ASSERT_EQUAL(pageset_add(&doubtful, (struct page_run){s->address,
+								       s->address + s->bytes}),
+				0);
+	}
+	bool covered = pageset_covers(&doubtful, (struct page_run){p.start, p.end});
+	pageset_release(&doubtful);
+	return covered;
+}
+
 static bool holds(struct place p, char byte)
 {
 	size_t bytes = p.end - p.start;
@@ -232,6 +248,8 @@ static void test_registered_buffers_are_found_where_the_scan_is_blind(void)
 	CU_ASSERT_TRUE(holds(first, 'P'));
 	collect();
 	CU_ASSERT_FALSE(scan_shows(first));
+	CU_ASSERT_TRUE(is_doubtful(first));
+	CU_ASSERT_PTR_NOT_NULL(strstr(changes->note, "3 registered buffers (192 KiB) re-read"));
 	look();
 	CU_ASSERT_TRUE(finds(first));
 	char note[HIDDEN_NOTE];
@@ -267,6 +285,7 @@ static void test_a_read_in_flight_is_found_now_and_once_more(void)
 	CU_ASSERT_TRUE(holds(read, 'x'));
 	collect();
 	CU_ASSERT_FALSE(scan_shows(read));
+	CU_ASSERT_TRUE(is_doubtful(read));
 	look();
 	CU_ASSERT_EQUAL(report->reads, 0);
 	CU_ASSERT_TRUE(finds(read));

@@ -26,6 +26,7 @@ enum {
 	THREAD_TRIES = 8,  /* to find a thread waiting */
 	PAUSE_US = 100,    /* between them */
 	DRAIN_PAUSE_US = 500,
+	DRAIN_QUIET = 3, /* looks in a row that see nothing in flight */
 };
 
 #define HUGE_BYTES (UINT64_C(2) << 20)
@@ -680,16 +681,19 @@ int hidden_writes_drain(struct hidden_writes *h, uint64_t timeout_ns, struct hid
 		return tide_fail(
 			err, -ESRCH, "follow process %d, which has ended", h->process->pid);
 	uint64_t own = h->report.pinned_bytes / h->page_bytes;
-	for (;;) {
+	for (unsigned quiet = 0;;) {
 		uint64_t pins = 0;
 		int r = count_requests(h, &l, &d.requests);
 		if (r < 0)
 			return tide_fail(err, r, "wait for the I/O of process %d", h->process->pid);
 		d.pins_known = count_pins(&pins) == 0;
 		d.pinned_pages = pins > own ? pins - own : 0;
-		d.settled = d.requests == 0 && d.pins_known && d.pinned_pages == 0;
+		/* The counters of several processors are not read at one instant: a pin that came
+		 * on one and another that went elsewhere may look like none, for a moment. */
+		quiet = d.requests == 0 && d.pins_known && d.pinned_pages == 0 ? quiet + 1 : 0;
+		d.settled = quiet == DRAIN_QUIET;
 		d.waited_ns = clock_now_ns() - began;
-		if (d.settled || d.waited_ns >= timeout_ns)
+		if (d.settled || (d.waited_ns >= timeout_ns && quiet == 0))
 			break;
 		usleep(DRAIN_PAUSE_US);
 	}

@@ -27,7 +27,7 @@
 #define STAND_STILL_NS (5 * NS_PER_S)
 
 /* How long the freeze waits for I/O that was begun before it. */
-#define DRAIN_NS (100 * NS_PER_MS)
+#define DRAIN_NS (500 * NS_PER_MS)
 
 struct process_source {
 	struct page_source base;
@@ -313,7 +313,6 @@ struct look {
 	struct watch_list watches;
 	struct backend_found found;
 	const struct hidden_report *hidden;
-	bool drained;
 	uint64_t at_ns, stopped_ns;
 };
 
@@ -348,6 +347,15 @@ static int refuse_hidden(
 {
 	struct hidden_word words[HIDDEN_WORDS_MAX];
 	size_t n = s->verify_writes ? 0 : hidden_report_words(report, words);
+	/* The kernel's own threads write while those of the process stand still. */
+	if (!s->verify_writes && s->backend->ops->stands_still &&
+		(report->rings || report->aio_contexts))
+		return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -ECANCELED,
+			"process %d cannot be followed by soft-dirty bits: it has %zu io_uring "
+			"rings "
+			"and %zu AIO contexts, whose writes between reading the bits and clearing "
+			"them would be missed",
+			s->process->pid, report->rings, report->aio_contexts);
 	for (size_t i = 0; i < n; i++) {
 		if (words[i].refused)
 			return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -ECANCELED,
@@ -355,6 +363,20 @@ static int refuse_hidden(
 				words[i].text);
 	}
 	return 0;
+}
+
+/* Waits in the freeze for what devices still write, and does not go on where that does not end. */
+static int drain(struct process_source *s, struct tide_error *err)
+{
+	struct hidden_drain drain;
+	int r = hidden_writes_drain(s->hidden, DRAIN_NS, &drain, err);
+	if (r < 0 || drain.settled)
+		return r;
+	return tide_fail(err, -ETIMEDOUT,
+		"wait for the I/O that process %d has begun (%llu requests, %llu pages pinned on "
+		"this machine)",
+		s->process->pid, (unsigned long long)drain.requests,
+		(unsigned long long)drain.pinned_pages);
 }
 
 /* After arming, before reading: what is written past the page tables. */
@@ -373,9 +395,7 @@ static int look_for_hidden_writes(struct process_source *s, struct look *l, stru
 		l->stopped_ns = clock_now_ns() - report.stopped_at_ns;
 	}
 	if (r == 0 && s->frozen && s->verify_writes) {
-		struct hidden_drain drain;
-		r = hidden_writes_drain(s->hidden, DRAIN_NS, &drain, err);
-		l->drained = r == 0 && drain.settled;
+		r = drain(s, err);
 	}
 	return r;
 }
@@ -422,15 +442,14 @@ static void make_note(const struct look *l, const struct written *w, char *ret, 
 {
 	size_t at = 0;
 	uint64_t shared =
-		(holdings_bytes(&w->doubtful) - pageset_bytes(&w->doubtful.v[SPACE_PRIVATE])) >> 10;
+		holdings_bytes(&w->doubtful) - pageset_bytes(&w->doubtful.v[SPACE_PRIVATE]);
 	ret[0] = '\0';
 	if (l->stopped_ns)
 		at += (size_t)snprintf(
 			ret, size, "stood still %.1f ms", (double)l->stopped_ns / NS_PER_MS);
 	if (shared && at < size)
-		at += (size_t)snprintf(ret + at, size - at,
-			"%s%llu KiB of shared memory that may be written unseen", at ? ", " : "",
-			(unsigned long long)shared);
+		at += (size_t)snprintf(
+			ret + at, size - at, "%sshared memory re-read", at ? ", " : "");
 	char hidden[HIDDEN_NOTE];
 	hidden_report_note(l->hidden, hidden);
 	/* What has no room is left out. */
@@ -470,6 +489,7 @@ static int source_collect(
 		goto out;
 	}
 	make_note(&look, &s->written, s->changes.note, sizeof(s->changes.note));
+	s->changes.doubts_to_come = s->verify_writes;
 	s->changes.interval_ns = s->collected_at_ns ? look.at_ns - s->collected_at_ns : 0;
 	s->changes.collect_ns = clock_now_ns() - before;
 	s->collected_at_ns = look.at_ns;
@@ -489,22 +509,26 @@ static int source_pending(struct page_source *base, uint64_t *ret_pages, struct 
 	struct process_source *s = (struct process_source *)base;
 	const struct mapping_table *maps = &s->settled.maps;
 	struct watch_list watches = {0};
-	uint64_t pages = 0;
+	uint64_t pages = 0, doubtful = 0;
 	int r = make_watches(&s->objects, maps, &watches);
+	/* What will be read whole, as it was last time, need not be asked for. */
+	size_t asked = 0;
+	for (size_t i = 0; r == 0 && i < watches.len; i++) {
+		const struct watch w = watches.v[i];
+		if (w.kind == WATCH_SHARED &&
+			objects_doubtful(&s->objects, maps->v[w.mapping].object))
+			doubtful += (w.end - w.start) / s->page_bytes;
+		else
+			watches.v[asked++] = w;
+	}
+	watches.len = asked;
 	if (r < 0)
 		tide_fail(err, r, "note the mappings of process %d", s->process->pid);
 	if (r == 0)
 		r = s->backend->ops->pending(s->backend, maps, &watches, &pages, err);
-	/* What will be read whole, as it was last time. */
-	for (size_t i = 0; r == 0 && i < watches.len; i++) {
-		const struct watch *w = &watches.v[i];
-		if (w->kind == WATCH_SHARED &&
-			objects_doubtful(&s->objects, maps->v[w->mapping].object))
-			pages += (w->end - w->start) / s->page_bytes;
-	}
 	watch_list_release(&watches);
 	if (r == 0)
-		*ret_pages = pages;
+		*ret_pages = pages + doubtful;
 	return r;
 }
 

@@ -197,9 +197,11 @@ static void free_empty_chunks(struct page_hashes *t)
 /* --- a round ------------------------------------------------------------------------------ */
 
 /* Are hashes of its pages worth their room? */
-static bool is_worth_it(const struct page_hashes *t, const struct page_span *span)
+static bool is_worth_it(
+	const struct page_hashes *t, const struct change_set *c, const struct page_span *span)
 {
-	return t->options.compare_all || span->doubtful || span->space != SPACE_PRIVATE;
+	return t->options.compare_all || c->doubts_to_come || span->doubtful ||
+	       span->space != SPACE_PRIVATE;
 }
 
 void page_hashes_begin(struct page_hashes *t, const struct change_set *c)
@@ -212,7 +214,7 @@ void page_hashes_begin(struct page_hashes *t, const struct change_set *c)
 
 	for (size_t i = 0; i < c->nwritten; i++) {
 		const struct page_span *span = &c->written[i];
-		bool add = is_worth_it(t, span);
+		bool add = is_worth_it(t, c, span);
 		if (t->len == 0 && !add)
 			continue;
 		uint64_t last = (span->at + span->bytes - 1) / t->chunk_bytes;

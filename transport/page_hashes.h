@@ -39,8 +39,8 @@ DEFINE_GUARD(struct page_hashes, page_hashes_free)
 /*
  * A round begins: what it drops, and what was unmapped, is not known any more. Makes room for the
  * hashes of what it may send: doubtful pages, pages of shared objects (which other processes may
- * write: they will be doubtful), and neighbours of either; everything with compare_all. Where there
- * is no room, pages travel.
+ * write: they will be doubtful), and neighbours of either; everything with compare_all, or where
+ * the source says that it will come to doubt everything. Where there is no room, pages travel.
  */
 void page_hashes_begin(struct page_hashes *t, const struct change_set *c);
 

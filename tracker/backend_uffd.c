@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "tracker/backend_uffd.h"
+#include "tracker/pagemap.h"
 #include "tracker/process.h"
 #include "tracker/scan.h"
 #include "tracker/tracer.h"
@@ -230,6 +231,39 @@ static int found_hugetlb(struct collecting *c, const struct uapi_page_region *re
 	return 0;
 }
 
+/*
+ * Pages of a private file mapping that are neither present nor written, and have an entry all the
+ * same: copies that were swapped out, or the markers of pages that are the file's again
+ * (MADV_DONTNEED of an armed copy leaves one, and so does cutting the file off). The kind of swap
+ * entry tells, where we may see it. Else, with swap about, all are held and read each time; that
+ * gives what the process would see.
+ */
+static int found_entries(struct collecting *c, const struct uapi_page_region *region, bool written)
+{
+	enum { SOME = 512, KIND = 0x1f, KIND_MARKER = 0x1f };
+	const uint64_t frame = (1ull << 55) - 1;
+	uint64_t entries[SOME], page = (uint64_t)sysconf(_SC_PAGESIZE);
+	if (!c->swap_in_use)
+		return 0;
+	for (uint64_t at = region->start; at < region->end;) {
+		uint64_t left = (region->end - at) / page;
+		ptrdiff_t n = pagemap_read(
+			c->b->process->pagemap_fd, at, entries, left < SOME ? (size_t)left : SOME);
+		if (n < 0)
+			return (int)n;
+		for (ptrdiff_t i = 0; i < n; i++, at += page) {
+			struct uapi_page_region one = {at, at + page, region->categories};
+			bool hidden = !(entries[i] & frame);
+			if (!hidden && (entries[i] & KIND) == KIND_MARKER)
+				continue;
+			int r = note_region(c, &one, written, hidden);
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
 static int found_private(void *arg, const struct uapi_page_region *region)
 {
 	struct collecting *c = arg;
@@ -251,17 +285,8 @@ static int found_private(void *arg, const struct uapi_page_region *region)
 		 * written. */
 		if (present && is & UAPI_PAGE_IS_FILE)
 			return 0;
-		/*
-		 * Not present, not written, and an entry all the same: a copied page that was
-		 * swapped out, or the marker of a page that is the file's again (MADV_DONTNEED of
-		 * an armed copy leaves one). They look the same. With swap about, reading tells: it
-		 * gives what the process would see.
-		 */
-		if (!present && !(is & UAPI_PAGE_IS_WRITTEN)) {
-			if (!c->swap_in_use)
-				return 0;
-			written = true;
-		}
+		if (!present && !c->hugetlb && !(is & UAPI_PAGE_IS_WRITTEN))
+			return found_entries(c, region, written);
 	}
 	if (c->hugetlb && !written)
 		return found_hugetlb(c, region);

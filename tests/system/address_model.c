@@ -273,7 +273,7 @@ static int open_object(const struct comparing *c, const struct line *l)
 static bool is_beyond_us(const struct line *l)
 {
 	static const char *const others[] = {
-		"[vvar", "[vsyscall]", "anon_inode:", "socket:", "/[aio]", "/secretmem", NULL};
+		"[vvar", "[vsyscall]", "anon_inode:", "socket:", "/[aio]", "/secretmem", "/dev/mem", NULL};
 	for (size_t i = 0; others[i]; i++) {
 		if (strncmp(l->name, others[i], strlen(others[i])) == 0)
 			return true;

@@ -40,6 +40,7 @@ struct row {
 	const char *coarse; /* ... and with soft-dirty, which knows 2 MiB of a huge page and the
 			       whole of a new mapping */
 	const char *again;  /* cannot be watched: may be found in every round */
+	const char *coarse_again; /* ... with soft-dirty */
 	unsigned flags;
 };
 

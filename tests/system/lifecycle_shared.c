@@ -116,10 +116,10 @@ const struct row rows_shared[] = {
 		.change = "! poke a 3", .later = "! poke a 4"},
 
 	{"memfd of huge pages", .before = "memfd F 1024 hugetlb; map a F 0 1024 shared; poke a 5,700", .change = "poke a 5",
-		.written = "a 0-511", .later = "poke a 700", .flags = NEEDS_HUGETLB},
+		.written = "a 0-511", .later = "poke a 700", .coarse_again = "a; b", .flags = NEEDS_HUGETLB},
 	{"memfd of huge pages, punched", .before = "memfd F 1024 hugetlb; map a F 0 1024 shared; poke a 5,700",
 		/* Where such an object has holes is not to be had: they travel as zeros. */
-		.change = "punch F 0-511", .written = "a 0-511", .later = "poke a 700", .flags = NEEDS_HUGETLB | UNSEEN},
+		.change = "punch F 0-511", .written = "a 0-511", .later = "poke a 700", .coarse_again = "a; b", .flags = NEEDS_HUGETLB | UNSEEN},
 	{0},
 };
 

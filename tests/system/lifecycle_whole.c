@@ -73,9 +73,11 @@ static void test_a_sparse_terabyte(const char *backend)
 	/* Plain reads of pagemap walk every page. */
 	bool whole = has_pagemap_scan();
 	life_start();
-	life_run(whole ? "anon a 268435456 noreserve; fill a 0-1,1000,123456-123459,9999999,"
+	life_run(whole ? "anon a 268435456 noreserve; small a 0-268435455; fill a "
+			 "0-1,1000,123456-123459,9999999,"
 			 "200000000,268435455"
-		       : "anon a 1048576 noreserve; fill a 0-1,1000,123456-123459,999999,"
+		       : "anon a 1048576 noreserve; small a 0-1048575; fill a "
+			 "0-1,1000,123456-123459,999999,"
 			 "1000000,1048575");
 	life_follow(backend);
 	life_collect();
@@ -100,7 +102,7 @@ static void test_a_sparse_terabyte(const char *backend)
 static void test_thirty_thousand_mappings(const char *backend)
 {
 	life_start();
-	life_run("anon a 30000; fill a 0-999; many a 30000");
+	life_run("anon a 30000; small a 0-29999; fill a 0-999; many a 30000");
 	life_follow(backend);
 	const struct change_set *changes = life_collect();
 	CU_ASSERT_EQUAL(life_written('a'), 1000);

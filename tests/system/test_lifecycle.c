@@ -418,14 +418,16 @@ static struct expected expect_change(const struct row *row, const char *backend)
 	return (struct expected){.written = row->written,
 		.gone = row->gone,
 		.back = row->back,
-		.allowed = {row->more, row->again, coarse ? row->coarse : NULL},
+		.allowed = {row->more, row->again, coarse ? row->coarse : NULL,
+			coarse ? row->coarse_again : NULL},
 		.unseen = row->flags & UNSEEN && !unseen_show_in_rounds};
 }
 
-static struct expected expect_nothing(const struct row *row)
+static struct expected expect_nothing(const struct row *row, const char *backend)
 {
-	return (struct expected){
-		.allowed = {row->again}, .unseen = row->flags & UNSEEN && !unseen_show_in_rounds};
+	bool coarse = strcmp(backend, "soft-dirty") == 0;
+	return (struct expected){.allowed = {row->again, coarse ? row->coarse_again : NULL},
+		.unseen = row->flags & UNSEEN && !unseen_show_in_rounds};
 }
 
 const struct change_set *life_collect(void)
@@ -457,7 +459,8 @@ uint64_t life_written(char area)
 /* Changes between two rounds, and what comes after them. */
 static void play_rounds(const struct row *row, const char *backend)
 {
-	struct expected change = expect_change(row, backend), nothing = expect_nothing(row);
+	struct expected change = expect_change(row, backend),
+			nothing = expect_nothing(row, backend);
 	life_run(row->before);
 	life_follow(backend);
 	collect(NULL);

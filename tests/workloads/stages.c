@@ -205,7 +205,6 @@ static enum result advise(uint8_t *at, size_t pages)
 		{"free", MADV_FREE, 0},
 		{"remove", MADV_REMOVE, 0},
 		{"huge", MADV_HUGEPAGE, 1},
-		{"nohuge", MADV_NOHUGEPAGE, 1},
 		{"mergeable", MADV_MERGEABLE, 1},
 		{"unmergeable", MADV_UNMERGEABLE, 1},
 		{"guard", ADVICE_GUARD_INSTALL, 1},
@@ -217,6 +216,13 @@ static enum result advise(uint8_t *at, size_t pages)
 	if (madvise(at, pages * PAGE, known[k].advice) == 0)
 		return DONE;
 	return known[k].optional ? CANNOT : FAILED;
+}
+
+/* small A PAGES: no huge pages, where there are such */
+static enum result keep_small(uint8_t *at, size_t pages)
+{
+	(void)madvise(at, pages * PAGE, MADV_NOHUGEPAGE);
+	return DONE;
 }
 
 /* collapse A PAGES: into a huge page, where the kernel will */
@@ -620,6 +626,7 @@ static const struct {
 	{"ring", do_ring, NULL},
 	{"same", NULL, fill_same},
 	{"secret", do_secret, NULL},
+	{"small", NULL, keep_small},
 	{"stack", do_stack, NULL},
 	{"swapped", NULL, check_swapped},
 	{"sysv", do_sysv, NULL},

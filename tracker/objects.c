@@ -96,12 +96,18 @@ static int look_at_object(
 		/* Dropped data shows only here; the first mapping of the object starts anew. */
 		if (!o->asked) {
 			pageset_clear(&o->data);
+			bool known = fstat(fd, &st) == 0;
 			/* A SysV segment has no link and yet a key that anybody may attach by. */
-			if (fstat(fd, &st) < 0 || st.st_nlink > 0 ||
-				strncmp(m->name, "/SYSV", 5) == 0)
+			if (!known || st.st_nlink > 0 || strncmp(m->name, "/SYSV", 5) == 0)
 				o->others = true;
 			else
 				look_at_stamp(o, &st);
+			/* Punching a hole leaves no stamp on hugetlbfs, and what is read there
+			 * comes up armed. */
+			o->hugetlb = known && m->flags & MAPPING_HUGETLB;
+			o->changed |= o->hugetlb;
+			o->allocated_bytes = o->hugetlb ? (uint64_t)st.st_blocks * 512 : 0;
+			o->size_bytes = o->hugetlb ? (uint64_t)st.st_size : 0;
 		}
 		o->asked = true;
 		/* hugetlbfs calls all of a file data, and to read a hole takes a huge page from the
@@ -118,10 +124,34 @@ static int look_at_object(
 	struct scan_query q = {
 		.pagemap_fd = p->pagemap_fd,
 		.unpaused = unpaused,
-		.anyof = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED,
+		/* hugetlbfs is not swapped: there, an entry that is not present is a marker. */
+		.anyof = UAPI_PAGE_IS_PRESENT | (o->hugetlb ? 0 : UAPI_PAGE_IS_SWAPPED),
 		.returned = UAPI_PAGE_IS_PRESENT,
 	};
 	return scan_range(&q, m->start, m->end, note_seen, &seen);
+}
+
+/*
+ * Objects of hugetlbfs do not say where they have data, but how much. Where the process has all of
+ * that in its page tables, these tell; else all that is mapped may hold something.
+ */
+static int complete_hugetlb(struct objects *o, const struct mapping_table *maps)
+{
+	for (size_t i = 0; i < o->len; i++)
+		o->v[i].hugetlb &= pageset_bytes(&o->v[i].data) != o->v[i].allocated_bytes;
+	for (size_t i = 0; i < maps->len; i++) {
+		const struct mapping *m = &maps->v[i];
+		if (m->kind != MAPPING_OBJECT || !o->v[m->object - 1].hugetlb)
+			continue;
+		struct object *object = &o->v[m->object - 1];
+		struct page_run run = {m->offset, m->offset + (m->end - m->start)};
+		if (run.end > object->size_bytes)
+			run.end = object->size_bytes;
+		int r = run.start < run.end ? pageset_add(&object->data, run) : 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 static bool doubtful(const struct object *o)
@@ -152,7 +182,7 @@ int objects_look(
 		if (r == 0)
 			r = look_at_object(&o->v[m->object - 1], p, m, unpaused);
 	}
-	return r;
+	return r == 0 ? complete_hugetlb(o, maps) : r;
 }
 
 static struct sharer_query query_for(const struct mapping *m)

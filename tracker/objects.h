@@ -24,6 +24,8 @@ struct object {
 	 * was ever seen in the process's page tables (absence from them says nothing). */
 	struct pageset data;
 	bool asked; /* `data` was brought up to date in this look */
+	bool hugetlb;
+	uint64_t size_bytes, allocated_bytes; /* hugetlbfs: its length, how much of it is there */
 
 	/* When the object was last changed, CLOCK_REALTIME; 0 unknown. Stores count, too. */
 	uint64_t changed_realtime_ns;

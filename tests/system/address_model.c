@@ -272,8 +272,8 @@ static int open_object(const struct comparing *c, const struct line *l)
 /* Memory that is the kernel's, or that nobody else can read. */
 static bool is_beyond_us(const struct line *l)
 {
-	static const char *const others[] = {
-		"[vvar", "[vsyscall]", "anon_inode:", "socket:", "/[aio]", "/secretmem", "/dev/mem", NULL};
+	static const char *const others[] = {"[vvar", "[vsyscall]",
+		"anon_inode:", "socket:", "/[aio]", "/secretmem", "/dev/mem", NULL};
 	for (size_t i = 0; others[i]; i++) {
 		if (strncmp(l->name, others[i], strlen(others[i])) == 0)
 			return true;
@@ -300,7 +300,8 @@ static void compare_mapping(struct comparing *c, const struct line *l)
 			note_mapping(c, l, "is taken for another kind");
 		return;
 	}
-	int file = l->inode ? open_object(c, l) : -1;
+	/* The first SysV segment has the number 0. */
+	int file = l->inode || shared ? open_object(c, l) : -1;
 	if (!shared)
 		compare_private_mapping(c, l, file);
 	else if ((m->kind == MAPPING_OBJECT) != is_memory(c, l, file))

@@ -42,6 +42,7 @@ struct row {
 	const char *again;  /* cannot be watched: may be found in every round */
 	const char *coarse_again; /* ... with soft-dirty */
 	unsigned flags;
+	const char *to_come; /* what is missing yet: the row is skipped */
 };
 
 /* Ended by a row without a name. */

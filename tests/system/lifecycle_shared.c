@@ -7,6 +7,9 @@
 #define ANON "anon a 16 shared; fill a 0-9"
 #define SYSV "sysv a 16; fill a 0-9"
 #define SHARED_WITH_ANOTHER "; ! adopt F; ! map a F 0 16 shared"
+#define HUGE_MEMFD "memfd F 1024 hugetlb; map a F 0 1024 shared; poke a 5,700"
+/* Where such an object has data is not to be had by asking it. */
+#define HUGE_OBJECTS .flags = NEEDS_HUGETLB | UNSEEN
 #define LENT_TO_ANOTHER "; ! borrow Z a; ! map a Z 0 16 shared"
 
 /* clang-format off */
@@ -117,9 +120,17 @@ const struct row rows_shared[] = {
 
 	{"memfd of huge pages", .before = "memfd F 1024 hugetlb; map a F 0 1024 shared; poke a 5,700", .change = "poke a 5",
 		.written = "a 0-511", .later = "poke a 700", .coarse_again = "a; b", .flags = NEEDS_HUGETLB},
-	{"memfd of huge pages, punched", .before = "memfd F 1024 hugetlb; map a F 0 1024 shared; poke a 5,700",
-		/* Where such an object has holes is not to be had: they travel as zeros. */
-		.change = "punch F 0-511", .written = "a 0-511", .later = "poke a 700", .coarse_again = "a; b", .flags = NEEDS_HUGETLB | UNSEEN},
+	{"memfd of huge pages, punched", .before = HUGE_MEMFD, .change = "punch F 0-511", .gone = "a 0-511",
+		.later = "poke a 700", HUGE_OBJECTS},
+	{"memfd of huge pages, punched and read", .before = HUGE_MEMFD, .change = "punch F 0-511; read a 3",
+		.written = "a 0-511", .later = "poke a 3", HUGE_OBJECTS},
+	{"memfd of huge pages, not in the page tables", .before = HUGE_MEMFD "; madvise a 0-511 dontneed",
+		.change = "poke a 700; madvise a 512-1023 dontneed", .written = "a 512-1023", .later = "poke a 3", .again = "a", HUGE_OBJECTS},
+	{"memfd of huge pages, populated by another", .before = "memfd F 1024 hugetlb; map a F 0 1024 shared; poke a 5; "
+		"! adopt F; ! map a F 0 1024 shared", .change = "! poke a 700", .written = "a 512-1023", .later = "! poke a 3",
+		.again = "a", HUGE_OBJECTS},
+	{"memfd of huge pages, written by another", .before = HUGE_MEMFD "; ! adopt F; ! map a F 0 1024 shared",
+		.change = "! poke a 700", .written = "a 512-1023", .later = "! poke a 3", HUGE_OBJECTS},
 	{0},
 };
 

@@ -50,8 +50,10 @@ static struct {
 	char before[32];
 } setting = {.fd = -1};
 
-static void change_setting(const char *path, const char *value)
+/* Sets it to a value, or to what it is and `more`. */
+static void change_setting(const char *path, const char *value, long more)
 {
+	char text[32];
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		harness_skip("%s cannot be set", path);
@@ -60,6 +62,9 @@ static void change_setting(const char *path, const char *value)
 	setting.path = path;
 	ssize_t n = pread(fd, setting.before, sizeof(setting.before) - 1, 0);
 	setting.before[n > 0 ? n : 0] = '\0';
+	snprintf(text, sizeof(text), "%ld", strtol(setting.before, NULL, 10) + more);
+	if (!value)
+		value = text;
 	if (pwrite(fd, value, strlen(value), 0) < 0)
 		harness_skip("%s cannot be set", path);
 }
@@ -538,12 +543,14 @@ static void run_row(const struct row *row, const char *backend)
 		{"not acknowledged", play_unacknowledged},
 	};
 	static char text[256];
+	if (row->to_come)
+		harness_skip("to come: %s", row->to_come);
 	if (row->flags & NEEDS_SWAP && !has_swap())
 		harness_skip("no swap");
 	if (row->flags & NEEDS_HUGETLB)
-		change_setting("/proc/sys/vm/nr_hugepages", "8");
+		change_setting("/proc/sys/vm/nr_hugepages", NULL, 8);
 	if (row->flags & NEEDS_KSM)
-		change_setting("/sys/kernel/mm/ksm/run", "1");
+		change_setting("/sys/kernel/mm/ksm/run", "1", 0);
 	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
 		snprintf(text, sizeof(text), "%s, %s, %s", row->name, backend, ways[i].name);
 		playing = text;

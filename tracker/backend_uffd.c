@@ -37,6 +37,7 @@ struct uffd_backend {
 	uint64_t guard; /* UAPI_PAGE_IS_GUARD where this kernel knows it, else 0 */
 	struct pageset registered;
 	struct pageset refused;      /* another userfaultfd's */
+	struct pageset files;        /* of registered: what maps files, now or earlier */
 	struct pageset shared_armed; /* stretches of shared objects that were armed in an earlier
 					collect */
 };
@@ -427,8 +428,11 @@ static int register_mapping(
 	if (m->flags & MAPPING_GROWSDOWN)
 		start = stack_may_begin(maps, index);
 	int r = protect_range(b->uffd, start, m->end);
-	if (r == 0)
-		return pageset_add(&b->registered, run);
+	if (r == 0) {
+		if (m->kind != MAPPING_ANON && m->kind != MAPPING_OBJECT)
+			r = pageset_add(&b->files, run);
+		return r < 0 ? r : pageset_add(&b->registered, run);
+	}
 	if (r == -EBUSY)
 		return pageset_add(&b->refused, run);
 	/* ENOMEM is also what a userfaultfd says whose memory is gone; the scan that follows tells.
@@ -633,11 +637,21 @@ static void unregister_run(int uffd, struct page_run run)
 static void uffd_release(struct backend *base)
 {
 	struct uffd_backend *b = (struct uffd_backend *)base;
-	for (size_t i = 0; i < b->registered.len; i++)
-		unregister_run(b->uffd, b->registered.runs[i]);
+	/*
+	 * Mappings of files are left to close(). Where such a mapping has a close() of its own, as
+	 * those of FUSE have, Linux 6.12 comes upon it a second time after UFFDIO_UNREGISTER could
+	 * not merge it with the unregistered one before it, finds a file that cannot be registered,
+	 * and BUGs: the caller dies with the target's memory locked for ever.
+	 */
+	struct pageset pieces = {0};
+	if (pageset_subtract(&b->registered, &b->files, &pieces) == 0)
+		for (size_t i = 0; i < pieces.len; i++)
+			unregister_run(b->uffd, pieces.runs[i]);
+	pageset_release(&pieces);
 	if (b->uffd >= 0)
 		close(b->uffd);
 	pageset_release(&b->registered);
+	pageset_release(&b->files);
 	pageset_release(&b->refused);
 	pageset_release(&b->shared_armed);
 	free(b);

@@ -13,7 +13,9 @@ import argparse
 import json
 import os
 import pathlib
+import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,6 +60,18 @@ def chosen_tests(build, ctest_args):
         check=True, stdout=subprocess.PIPE,
     )
     return [Test(t) for t in json.loads(listing.stdout)["tests"]]
+
+
+def lacking():
+    """Why this machine cannot boot a guest, or None."""
+    if platform.machine() != "x86_64":
+        return "the guests are x86-64 machines, with this machine's programs"
+    if os.geteuid() != 0:
+        return "sharing files with a guest takes root"
+    for program in ["qemu-system-x86_64", "/usr/lib/qemu/virtiofsd", "/bin/busybox", "cpio"]:
+        if not shutil.which(program):
+            return f"{program} is not installed"
+    return None
 
 
 class Report:
@@ -138,6 +152,11 @@ def follow(report, tests, output):
 def run_on(kernel, tests, timeout, logs):
     report = Report(kernel)
     started = time.monotonic()
+    missing = lacking()
+    if missing:
+        report.add("kernel", CANNOT, missing)
+        say(kernel, f"skipped: {missing}")
+        return report
     fetched = subprocess.run([HERE / "fetch_kernel.sh", kernel], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True)
     if fetched.returncode != 0:
@@ -173,8 +192,9 @@ def main():
     parser.add_argument("--timeout", type=int, default=300)
     parser.add_argument("build")
     parser.add_argument("logs", type=pathlib.Path)
-    options, ctest_args = parser.parse_known_args()
-    tests = chosen_tests(options.build, ctest_args)
+    parser.add_argument("ctest_args", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    tests = chosen_tests(options.build, options.ctest_args)
     if not tests:
         print("no test of this choice carries the label vm")
         return 2

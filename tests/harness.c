@@ -47,6 +47,11 @@ _Noreturn void harness_skip(const char *fmt, ...)
 	longjmp(skip_point, 1);
 }
 
+bool harness_is_emulated(void)
+{
+	return getenv("TIDEMARK_EMULATED") != NULL;
+}
+
 int harness_main(int argc, char **argv, const char *suite, const struct test *tests,
 	void (*setup)(void), void (*teardown)(void))
 {

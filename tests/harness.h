@@ -3,6 +3,7 @@
 #ifndef TESTS_HARNESS_H
 #define TESTS_HARNESS_H
 
+#include <stdbool.h>
 #include <CUnit/CUnit.h>
 
 /* A static analyzer cannot know that a _FATAL assertion does not return where it fails. */
@@ -33,5 +34,9 @@ int harness_main(int argc, char **argv, const char *suite, const struct test *te
 /* Ends the running test as skipped: the reason is printed here and again at the suite's end. Does
  * not return. */
 _Noreturn void harness_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* Whether this machine is emulated, and 20 times slower (tests/vm): what is timed there says
+ * nothing, and what is repeated may be repeated less. */
+bool harness_is_emulated(void);
 
 #endif

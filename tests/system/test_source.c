@@ -453,6 +453,17 @@ static void test_a_moved_mapping_is_written_where_it_went(void)
 	freeze_and_compare(false);
 }
 
+static bool machine_has_swap(void)
+{
+	FILE *f = fopen("/proc/swaps", "re");
+	char line[256];
+	/* The first line is the table's head. */
+	bool has = f && fgets(line, sizeof(line), f) && fgets(line, sizeof(line), f);
+	if (f)
+		fclose(f);
+	return has;
+}
+
 static void test_of_a_private_file_only_copies_travel(void)
 {
 	step(map_the_file);
@@ -465,7 +476,11 @@ static void test_of_a_private_file_only_copies_travel(void)
 	expect_written("3,20");
 	step(drop_2_to_5);
 	collect();
-	expect_dropped("3", DROP_BACK_TO_FILE);
+	/* What stays in the page table might be copies that were swapped out, so it is read. */
+	if (machine_has_swap())
+		expect_written("2-5");
+	else
+		expect_dropped("3", DROP_BACK_TO_FILE);
 	step(read_all);
 	collect();
 	expect_written("");

@@ -48,7 +48,7 @@ fi
 
 # The command's lines are for the host as they are: no carriage returns.
 stty -F /dev/ttyS1 -opost
-TMPDIR=/vm/disk bash /vm/command.sh </dev/null >/dev/ttyS1 2>&1
+TIDEMARK_EMULATED=1 TMPDIR=/vm/disk bash /vm/command.sh </dev/null >/dev/ttyS1 2>&1
 status=$?
 # Who still holds ttyS1 would keep the last lines from being waited for.
 kill -9 -1

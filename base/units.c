@@ -112,6 +112,24 @@ char *units_format_bytes(char *buf, uint64_t bytes)
 	return format_scaled(buf, (double)bytes, 1024, names);
 }
 
+char *units_format_short(char *buf, uint64_t bytes)
+{
+	static const char names[] = "KMGTPE";
+	double value = (double)bytes;
+	int i = -1;
+	while (value >= 1024 * 0.9995 && names[i + 1]) {
+		value /= 1024;
+		i++;
+	}
+	if (i < 0)
+		snprintf(buf, UNITS_TEXT, "%llu", (unsigned long long)bytes);
+	else
+		snprintf(buf, UNITS_TEXT,
+			value < 9.95 && bytes % (1ull << (10 * (i + 1))) ? "%.1f%c" : "%.0f%c",
+			value, names[i]);
+	return buf;
+}
+
 char *units_format_rate(char *buf, double bytes_per_second)
 {
 	static const char *const names[] = {"B/s", "kB/s", "MB/s", "GB/s", "TB/s", NULL};

@@ -22,6 +22,9 @@ int units_parse_count(const char *text, uint64_t min, uint64_t max, uint64_t *re
 /* "512 B", "1.5 MiB", "3.2 GiB". `buf` holds UNITS_TEXT bytes; returned. */
 char *units_format_bytes(char *buf, uint64_t bytes);
 
+/* The same in little room, as tables want it: "512", "64K", "1.5M", "320G". */
+char *units_format_short(char *buf, uint64_t bytes);
+
 /* "3.1 MB/s" (powers of 1000, as links are rated). */
 char *units_format_rate(char *buf, double bytes_per_second);
 

@@ -30,9 +30,11 @@ int command_check(int argc, char **argv);
 int command_compare(int argc, char **argv);
 int command_core(int argc, char **argv);
 int command_list(int argc, char **argv);
+int command_pages(int argc, char **argv);
 int command_send(int argc, char **argv);
 int command_show(int argc, char **argv);
 int command_verify(int argc, char **argv);
+int command_wss(int argc, char **argv);
 
 /* Prints "tidemark: text: reason" on stderr, once; the exit code for it. */
 int command_fail(const struct tide_error *err);

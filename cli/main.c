@@ -18,6 +18,8 @@ static const struct command commands[] = {
 	{"show", "Show what an image holds", command_show},
 	{"verify", "Check every byte of an image, or of all images of a store", command_verify},
 	{"compare", "Compare an image with a stopped process, page by page", command_compare},
+	{"pages", "Tell what the pages of a process are, mapping by mapping", command_pages},
+	{"wss", "Measure how much of its memory a process uses", command_wss},
 	{"core", "Export an image as an ELF core file, for gdb", command_core},
 };
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 #include "base/clock.h"
 #include "base/units.h"
@@ -24,7 +25,10 @@ struct table {
 	const char *kind;
 	bool immediate; /* widths are given */
 	bool head_printed;
-	bool turned;        /* a line a column */
+	bool turned; /* a line a column */
+	const size_t *order;
+	size_t norder;
+	size_t *own_order;
 	struct cell *cells; /* all rows kept, the one being made last */
 	size_t nrows;
 };
@@ -80,9 +84,74 @@ struct table *table_new(
 	*t = (struct table){
 		.out = out, .columns = columns, .ncolumns = ncolumns, .json = json, .kind = kind};
 	t->cells = must(calloc(ncolumns, sizeof(*t->cells)));
-	for (size_t i = 0; i < ncolumns; i++)
+	t->own_order = must(calloc(ncolumns, sizeof(*t->own_order)));
+	for (size_t i = 0; i < ncolumns; i++) {
+		t->own_order[i] = i;
 		t->immediate |= columns[i].width > 0;
+	}
+	table_order(t, t->own_order, ncolumns);
 	return t;
+}
+
+void table_order(struct table *t, const size_t *order, size_t len)
+{
+	t->order = order;
+	t->norder = len;
+}
+
+static size_t find_column(
+	const struct column *columns, size_t ncolumns, const char *name, size_t len)
+{
+	for (size_t i = 0; i < ncolumns; i++) {
+		const char *names[] = {columns[i].key, columns[i].title};
+		for (size_t k = 0; k < 2; k++) {
+			if (names[k] && strlen(names[k]) == len &&
+				strncasecmp(names[k], name, len) == 0)
+				return i;
+		}
+	}
+	return ncolumns;
+}
+
+/* Each column once: where it was asked for first. */
+static size_t choose(size_t *order, size_t n, size_t column)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (order[i] == column)
+			return n;
+	}
+	order[n] = column;
+	return n + 1;
+}
+
+size_t columns_choose(const struct column *columns, size_t ncolumns, const size_t *usual,
+	const char *text, size_t *order, char *ret_wrong)
+{
+	size_t n = 0, last = SIZE_MAX;
+	if (*text == '+') {
+		for (size_t i = 0; usual[i] != SIZE_MAX; i++) {
+			last = usual[i];
+			if (usual[i + 1] != SIZE_MAX)
+				n = choose(order, n, last);
+		}
+		text++;
+	}
+	for (;; text++) {
+		size_t len = strcspn(text, ",");
+		size_t i = find_column(columns, ncolumns, text, len);
+		if (i < ncolumns) {
+			n = choose(order, n, i);
+		} else if (len == 3 && strncasecmp(text, "all", 3) == 0) {
+			for (i = 0; i < ncolumns; i++)
+				n = choose(order, n, i);
+		} else {
+			snprintf(ret_wrong, 64, "%.*s", (int)len, text);
+			return 0;
+		}
+		text += len;
+		if (!*text)
+			return last == SIZE_MAX ? n : choose(order, n, last);
+	}
 }
 
 static struct cell *row_cell(struct table *t, size_t row, size_t column)
@@ -149,6 +218,9 @@ static char *show(const struct column *column, struct cell *c)
 	case CELL_BYTES:
 		units_format_bytes(buf, c->number);
 		break;
+	case CELL_SHORT:
+		units_format_short(buf, c->number);
+		break;
 	case CELL_RATE:
 		units_format_rate(buf, c->real);
 		break;
@@ -180,6 +252,7 @@ static json_t *json_cell(const struct column *column, const struct cell *c)
 		return json_string(c->text);
 	case CELL_COUNT:
 	case CELL_BYTES:
+	case CELL_SHORT:
 		return json_integer((json_int_t)c->number);
 	case CELL_NS:
 		return json_real(c->real / 1e6);
@@ -203,7 +276,8 @@ static void print_json(struct table *t)
 	json_t *object = must(json_object());
 	if (t->kind)
 		json_object_set_new(object, "kind", json_string(t->kind));
-	for (size_t i = 0; i < t->ncolumns; i++) {
+	for (size_t k = 0; k < t->norder; k++) {
+		size_t i = t->order[k];
 		if (t->columns[i].key)
 			json_object_set_new(object, t->columns[i].key,
 				json_cell(&t->columns[i], row_cell(t, t->nrows, i)));
@@ -217,6 +291,12 @@ static void print_json(struct table *t)
 static bool is_left(enum cell_type type)
 {
 	return type == CELL_TEXT || type == CELL_FLAG || type == CELL_TIME;
+}
+
+/* What is shown in text, at that place of the order. */
+static bool is_shown(const struct table *t, size_t place)
+{
+	return t->columns[t->order[place]].title != NULL;
 }
 
 /* Columns as characters, not bytes. */
@@ -242,28 +322,30 @@ static void print_cell(struct table *t, size_t column, const char *text, int wid
 
 static size_t last_shown(const struct table *t)
 {
-	size_t last = t->ncolumns - 1;
-	while (last && !t->columns[last].title)
+	size_t last = t->norder - 1;
+	while (last && !is_shown(t, last))
 		last--;
 	return last;
 }
 
 static void print_head(struct table *t, const int *widths)
 {
-	for (size_t i = 0; i < t->ncolumns; i++) {
-		if (t->columns[i].title)
-			print_cell(t, i, t->columns[i].title, widths[i], i == last_shown(t));
+	for (size_t k = 0; k < t->norder; k++) {
+		size_t i = t->order[k];
+		if (is_shown(t, k))
+			print_cell(t, i, t->columns[i].title, widths[i], k == last_shown(t));
 	}
 	t->head_printed = true;
 }
 
 static void print_text(struct table *t, size_t row, const int *widths)
 {
-	for (size_t i = 0; i < t->ncolumns; i++) {
-		if (!t->columns[i].title)
+	for (size_t k = 0; k < t->norder; k++) {
+		size_t i = t->order[k];
+		if (!is_shown(t, k))
 			continue;
 		char *text = show(&t->columns[i], row_cell(t, row, i));
-		print_cell(t, i, text, widths[i], i == last_shown(t));
+		print_cell(t, i, text, widths[i], k == last_shown(t));
 		free(text);
 	}
 }
@@ -286,12 +368,13 @@ static int *widths_given(const struct table *t)
 static void print_turned(struct table *t, size_t row)
 {
 	int width = 0;
-	for (size_t i = 0; i < t->ncolumns; i++) {
-		if (t->columns[i].title && shown_width(t->columns[i].title) > width)
-			width = shown_width(t->columns[i].title);
+	for (size_t k = 0; k < t->norder; k++) {
+		if (is_shown(t, k) && shown_width(t->columns[t->order[k]].title) > width)
+			width = shown_width(t->columns[t->order[k]].title);
 	}
-	for (size_t i = 0; i < t->ncolumns; i++) {
-		if (!t->columns[i].title)
+	for (size_t k = 0; k < t->norder; k++) {
+		size_t i = t->order[k];
+		if (!is_shown(t, k))
 			continue;
 		auto_free char *text = show(&t->columns[i], row_cell(t, row, i));
 		fprintf(t->out, "%-*s  %s\n", width, t->columns[i].title, text);
@@ -347,5 +430,6 @@ void table_free(struct table *t)
 	for (size_t row = 0; row <= t->nrows; row++)
 		clear_row(t, row);
 	free(t->cells);
+	free(t->own_order);
 	free(t);
 }

@@ -200,11 +200,14 @@ int process_read_file(const struct process *p, const char *name, char **ret, siz
 static bool process_has_memory(const struct process *p)
 {
 	char byte;
+	uint64_t entry;
 	ssize_t n;
 	do
-		n = pread(p->mem_fd, &byte, 1, NO_ADDRESS);
+		n = p->mem_fd >= 0 ? pread(p->mem_fd, &byte, 1, NO_ADDRESS)
+				   : pread(p->pagemap_fd, &entry, sizeof(entry), 0);
 	while (n < 0 && errno == EINTR);
-	/* An address space that is gone reads as the end of a file, a living one says EIO here. */
+	/* An address space that is gone reads as the end of a file; of a living one the memory says
+	 * EIO here, and the pagemap that nothing is there. */
 	return n != 0;
 }
 
@@ -273,7 +276,7 @@ static int process_identify(struct process *p, struct tide_error *err)
 	return 0;
 }
 
-int process_open(pid_t pid, struct process **ret, struct tide_error *err)
+static int open_process(pid_t pid, bool with_memory, struct process **ret, struct tide_error *err)
 {
 	if (pid <= 0)
 		return tide_fail(err, -EINVAL, "follow process %d", pid);
@@ -292,8 +295,9 @@ int process_open(pid_t pid, struct process **ret, struct tide_error *err)
 	if (p->pid_fd < 0)
 		return tide_fail(err, -errno, "open a pidfd of process %d", pid);
 	pid_t tid = process_find_thread(p);
-	p->mem_fd = process_open_file(p, tid, "mem", O_RDWR);
-	if (p->mem_fd < 0)
+	if (with_memory)
+		p->mem_fd = process_open_file(p, tid, "mem", O_RDWR);
+	if (with_memory && p->mem_fd < 0)
 		return tide_fail(err, errno == ENOENT ? -ESRCH : -errno,
 			"open the memory of process %d", pid);
 	p->pagemap_fd = process_open_file(p, tid, "pagemap", O_RDONLY);
@@ -315,4 +319,14 @@ int process_open(pid_t pid, struct process **ret, struct tide_error *err)
 
 	*ret = take(p);
 	return 0;
+}
+
+int process_open(pid_t pid, struct process **ret, struct tide_error *err)
+{
+	return open_process(pid, true, ret, err);
+}
+
+int process_open_to_look(pid_t pid, struct process **ret, struct tide_error *err)
+{
+	return open_process(pid, false, ret, err);
 }

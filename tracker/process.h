@@ -22,7 +22,7 @@ struct process {
 				for good */
 	int pid_fd;          /* pidfd */
 	int proc_fd;         /* O_PATH on /proc/PID */
-	int mem_fd;          /* O_RDWR on /proc/PID/mem */
+	int mem_fd;          /* O_RDWR on /proc/PID/mem; -1 where it is only looked at */
 	int pagemap_fd;      /* O_RDONLY */
 };
 
@@ -30,6 +30,9 @@ struct process {
  * not ours; -EOPNOTSUPP a kernel thread; -EINVAL ourselves, or the number of a thread that is no
  * process. The text says which. */
 int process_open(pid_t pid, struct process **ret, struct tide_error *err);
+/* The same for a process that is only looked at: mem_fd is -1, and to be allowed to read it
+ * (PTRACE_MODE_READ) is enough where following takes the right to attach. */
+int process_open_to_look(pid_t pid, struct process **ret, struct tide_error *err);
 void process_close(struct process *p);
 DEFINE_GUARD(struct process, process_close)
 

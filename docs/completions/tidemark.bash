@@ -32,7 +32,16 @@ _tidemark() {
 		mapfile -t COMPREPLY < <(compgen -W 'auto uffd-wp soft-dirty' -- "$cur")
 		return
 		;;
-	--listen | --max-downtime | --max-rounds | --freeze-timeout | --timeout | --threads | --name)
+	--kind)
+		mapfile -t COMPREPLY < <(compgen -W 'all anonymous file' -- "$cur")
+		return
+		;;
+	--columns)
+		mapfile -t COMPREPLY < <(compgen -W "all help $("$program" pages --columns help \
+			2>/dev/null | sed 's/ .*//')" -- "${cur^^}")
+		return
+		;;
+	--interval | --count | --mappings | --listen | --max-downtime | --max-rounds | --freeze-timeout | --timeout | --threads | --name)
 		return
 		;;
 	esac
@@ -48,7 +57,7 @@ _tidemark() {
 
 	local pids=''
 	case $command in
-	check | send | compare)
+	check | send | compare | pages | wss)
 		pids=$(ps -u "$(id -u)" -o pid= 2>/dev/null)
 		;;
 	esac

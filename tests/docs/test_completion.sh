@@ -35,6 +35,9 @@ offers --version --v
 offers --json check --
 offers --max-downtime send --max-d
 offers lz4 send --compress l
+offers anonymous wss --kind a
+offers MLOCKED pages --columns ml
+offers $$ pages "${$:0:1}"
 offers $$ check "${$:0:1}"
 offers "$completion" verify "${completion%sh}"
 exit "$result"

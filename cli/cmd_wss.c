@@ -221,24 +221,37 @@ static int wait_until(uint64_t deadline_ns, int signal_fd, int pid_fd)
 	}
 }
 
-static int measure(const struct wss_options *o, const struct process *p, int signal_fd,
+static int take_measures(const struct wss_options *o, const struct process *p, int signal_fd,
 	struct interval *i, struct tide_error *err)
 {
-	int r = working_set_clear(p, o->kind, err);
-	if (r == 0 && o->reset_peak)
-		r = peak_reset(p, err);
+	int r = i->number == 1 && o->reset_peak ? peak_reset(p, err) : 0;
+	if (r == 0)
+		r = working_set_clear(p, o->kind, err);
 	if (r < 0)
 		return r;
 	uint64_t began = clock_now_ns();
 	r = wait_until(began + o->interval_ns, signal_fd, p->pid_fd);
 	if (r < 0)
-		return r == -ESRCH ? process_check(p, err)
-				   : tide_fail(err, r, "wait for the interval's end");
+		return tide_fail(err, r, "wait for process %d", p->pid);
 	i->ns = clock_now_ns() - began;
 	r = smaps_read(p, &i->maps, err);
+	/* Close together, so that no peak falls in between: printing may take long. */
 	if (r == 0 && o->reset_peak)
 		r = peak_read(p, &i->peak_bytes, err);
-	/* What went away shows no memory, and what became another program shows that one's. */
+	if (r == 0 && o->reset_peak)
+		r = peak_reset(p, err);
+	return r;
+}
+
+/* -EINTR: somebody ends it. */
+static int measure(const struct wss_options *o, const struct process *p, int signal_fd,
+	struct interval *i, struct tide_error *err)
+{
+	int r = take_measures(o, p, signal_fd, i, err);
+	if (r == -EINTR)
+		return r;
+	/* What went away shows no memory, and what became another program shows that one's: then
+	 * the reason is this, whatever failed first. */
 	int gone = process_check(p, err);
 	if (gone < 0 || r < 0)
 		return gone < 0 ? gone : r;

@@ -19,6 +19,7 @@
 
 /* From the kernel's include/linux/sched.h; the flags field of stat shows it. */
 #define PF_KTHREAD 0x00200000u
+#define PF_EXITING 0x00000004u
 
 /* No user address is this high on any architecture, so reading there never touches a page. */
 #define NO_ADDRESS ((off_t)1 << 62)
@@ -219,7 +220,10 @@ int process_check(const struct process *p, struct tide_error *err)
 		return tide_fail(err, -ESRCH, "follow process %d, which has ended", p->pid);
 	if (process_has_memory(p))
 		return 0;
-	if (process_find_thread(p) == 0)
+	/* One that is ending gives up its memory some time before it is a zombie. */
+	struct stat_line s;
+	bool ending = stat_read(p->proc_fd, "stat", &s) < 0 || s.flags & PF_EXITING;
+	if (ending || process_find_thread(p) == 0)
 		return tide_fail(err, -ESRCH, "follow process %d, which has ended", p->pid);
 	return tide_fail(
 		err, -ESRCH, "follow process %d, which has become another program (exec)", p->pid);

@@ -41,12 +41,12 @@ static const struct {
 	{{"Shared_Clean", "Shared_Dirty"}, PAGES_SHARED, true, true},
 };
 #define NPAIRS (sizeof(pairs) / sizeof(pairs[0]))
-enum { PSS = NPAIRS, NVALUES };
+enum { PSS = NPAIRS, NVALUES, LAZY_FREE = NVALUES, NREAD };
 
 /* smaps, read by a road of its own: in KiB. */
 struct kernel_says {
 	uint64_t start[MAPPINGS_MAX];
-	uint64_t kib[MAPPINGS_MAX][NVALUES];
+	uint64_t kib[MAPPINGS_MAX][NREAD];
 	uint64_t locked_kib[MAPPINGS_MAX];
 	size_t len;
 };
@@ -75,6 +75,8 @@ static void read_smaps(pid_t pid, struct kernel_says *ret)
 		}
 		if (strcmp(key, "Pss") == 0)
 			ret->kib[ret->len - 1][PSS] = kib;
+		if (strcmp(key, "LazyFree") == 0)
+			ret->kib[ret->len - 1][LAZY_FREE] = kib;
 		if (strcmp(key, "Locked") == 0)
 			ret->locked_kib[ret->len - 1] = kib;
 	}
@@ -128,18 +130,32 @@ static bool is_known(size_t value)
 			    : page_count_is_known(&table.sources, pairs[value].count);
 }
 
+static bool depends_on_others(size_t value)
+{
+	return value == PSS || pairs[value].others;
+}
+
+static void tell_difference(size_t mapping, size_t value)
+{
+	printf("%" PRIx64 " %s %s: smaps %" PRIu64 " KiB, pages %" PRIu64 " KiB\n",
+		before.start[mapping], table.v[mapping].mapping.name,
+		value == PSS ? "Pss" : pairs[value].fields[0], before.kib[mapping][value],
+		count_of(&table.v[mapping], value));
+}
+
 /*
- * How often a page of a library is mapped changes with every process on the machine that begins or
- * ends. So what is compared is what smaps says before and after alike, and it is repeated until
- * that was so for each value of each mapping.
+ * What is compared is what smaps says before and after alike, and it is repeated until that was so
+ * for each value of each mapping. How often a page of a library is mapped changes with every
+ * process on the machine that begins or ends, also for a moment in between: these values must agree
+ * once.
  */
 static void compare_with_smaps(pid_t pid)
 {
-	enum { TRIES = 200 };
-	static bool compared[MAPPINGS_MAX][NVALUES];
+	enum { TRIES = 1000 };
+	static bool agreed[MAPPINGS_MAX][NVALUES];
 	size_t left = 1, wrong = 0;
-	memset(compared, 0, sizeof(compared));
-	for (int attempt = 0; left && attempt < TRIES && !wrong; attempt++) {
+	memset(agreed, 0, sizeof(agreed));
+	for (int attempt = 1; left && attempt <= TRIES && !wrong; attempt++) {
 		read_smaps(pid, &before);
 		look_at(pid);
 		read_smaps(pid, &after);
@@ -147,22 +163,18 @@ static void compare_with_smaps(pid_t pid)
 		CU_ASSERT_EQUAL_FATAL(before.len, table.len);
 		left = 0;
 		for (size_t i = 0; i < before.len; i++) {
-			const struct page_info *info = &table.v[i];
-			CU_ASSERT_EQUAL(before.start[i], info->mapping.start);
+			CU_ASSERT_EQUAL(before.start[i], table.v[i].mapping.start);
 			for (size_t k = 0; k < NVALUES; k++) {
 				bool still = before.kib[i][k] == after.kib[i][k];
-				left += !still && !compared[i][k];
-				if (!still || !is_known(k))
+				bool same = count_of(&table.v[i], k) == before.kib[i][k];
+				if (!is_known(k) || agreed[i][k])
 					continue;
-				compared[i][k] = true;
-				if (count_of(info, k) == before.kib[i][k])
-					continue;
-				wrong++;
-				printf("%" PRIx64 " %s %s: smaps %" PRIu64 " KiB, pages %" PRIu64
-				       " KiB\n",
-					before.start[i], info->mapping.name,
-					k == PSS ? "Pss" : pairs[k].fields[0], before.kib[i][k],
-					count_of(info, k));
+				agreed[i][k] = still && same;
+				left += !agreed[i][k];
+				bool final = still && !depends_on_others(k);
+				wrong += final && !same;
+				if (!same && (final || attempt == TRIES))
+					tell_difference(i, k);
 			}
 		}
 	}
@@ -380,17 +392,22 @@ static void test_sharing_shows(void)
 static void test_flags_of_pages_show(void)
 {
 	struct child *kinds = kinds_start();
+	read_smaps(kinds->pid, &before);
 	look_at(kinds->pid);
 	if (!table.sources.flags)
 		harness_skip("flags of pages take CAP_SYS_ADMIN");
-	read_smaps(kinds->pid, &before);
 	struct piece locked = piece_of("locked");
 	CU_ASSERT_EQUAL(locked.counts->of[PAGES_MLOCKED], locked.pages);
-	CU_ASSERT_EQUAL(locked.counts->of[PAGES_UNEVICTABLE], locked.pages);
+	CU_ASSERT_TRUE(locked.counts->of[PAGES_UNEVICTABLE] <= locked.pages);
 	/* smaps' Locked is a share, but these are nobody else's. */
 	CU_ASSERT_EQUAL(before.locked_kib[locked.index], locked.pages * PAGE / 1024);
 	struct piece given_up = piece_of("given-up");
-	CU_ASSERT_EQUAL(given_up.counts->of[PAGES_LAZY_FREE], given_up.pages);
+	/* The kernel marks them some at a time, and the last ones when it gets to it. */
+	uint64_t marked = given_up.counts->of[PAGES_LAZY_FREE];
+	CU_ASSERT_TRUE(marked > 0 && marked <= given_up.pages);
+	CU_ASSERT_TRUE(marked >= before.kib[given_up.index][LAZY_FREE] / 4);
+	read_smaps(kinds->pid, &after);
+	CU_ASSERT_TRUE(marked <= after.kib[given_up.index][LAZY_FREE] / 4);
 	CU_ASSERT_EQUAL(counted("written", PAGES_LAZY_FREE), 0);
 }
 

@@ -48,6 +48,15 @@ static void test_formats_keep_three_digits(void)
 	CU_ASSERT_STRING_EQUAL(units_format_bytes(buf, 512), "512 B");
 	CU_ASSERT_STRING_EQUAL(units_format_bytes(buf, 1572864), "1.5 MiB");
 	CU_ASSERT_STRING_EQUAL(units_format_bytes(buf, 1073741823), "1.0 GiB");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 0), "0");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 341), "341");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 4096), "4K");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 5530), "5.4K");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 1023 * 1024), "1023K");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 1048575), "1.0M");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 31457280), "30M");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, 1ull << 40), "1T");
+	CU_ASSERT_STRING_EQUAL(units_format_short(buf, UINT64_MAX), "16E");
 	CU_ASSERT_STRING_EQUAL(units_format_rate(buf, 1.6e9), "1.6 GB/s");
 	CU_ASSERT_STRING_EQUAL(units_format_ns(buf, 12345678), "12.3 ms");
 	CU_ASSERT_STRING_EQUAL(units_format_ns(buf, 123 * 1000000000ull), "2m03s");

@@ -124,8 +124,8 @@ static void make_locked_and_given_up(void)
 	uint8_t *p = map_private();
 	tell("locked", p, mlock(p, 3 * PAGE) == 0 ? 3 : 0);
 	p = map_private();
-	write_pages(p, 9);
-	tell("given-up", p, madvise(p, 8 * PAGE, MADV_FREE) == 0 ? 8 : 0);
+	write_pages(p, ROOM);
+	tell("given-up", p, madvise(p, 60 * PAGE, MADV_FREE) == 0 ? 60 : 0);
 	p = map_private();
 	for (int i = 0; i < ROOM; i++)
 		memset(p + i * PAGE, 0x5a, PAGE);

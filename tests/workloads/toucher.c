@@ -18,6 +18,16 @@
 
 enum { PAGE = 4096 };
 
+static void peak(size_t pages)
+{
+	uint8_t *more = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (more == MAP_FAILED)
+		exit(1);
+	memset(more, 1, pages * PAGE);
+	munmap(more, pages * PAGE);
+}
+
 int main(int argc, char **argv)
 {
 	size_t pages = argc == 2 ? strtoul(argv[1], NULL, 10) : 0, used = 0;
@@ -33,18 +43,17 @@ int main(int argc, char **argv)
 	printf("%lx ready\n", (unsigned long)(uintptr_t)memory);
 	fflush(stdout);
 
-	unsigned long long passes = 0;
 	for (;;) {
 		struct pollfd in = {.fd = 0, .events = POLLIN};
 		if (poll(&in, 1, 1) > 0) {
 			char line[32];
 			if (!fgets(line, sizeof(line), stdin))
 				return 0;
-			if (line[0] == '?') {
-				printf("passes %llu\n", passes);
+			if (line[0] == '!') {
+				peak(strtoul(line + 1, NULL, 10));
+				printf("peaked\n");
 			} else {
 				used = strtoul(line, NULL, 10);
-				passes = 0;
 				printf("using %zu\n", used);
 			}
 			fflush(stdout);
@@ -57,6 +66,5 @@ int main(int argc, char **argv)
 		mprotect(memory, pages * PAGE, PROT_READ | PROT_WRITE);
 		for (size_t i = 0; i < used && i < pages; i++)
 			memory[i * PAGE]++;
-		passes++;
 	}
 }

@@ -234,7 +234,7 @@ static int choose(struct choice *c, const struct pages_options *o)
 	for (size_t i = 0; i < NCOLUMNS; i++)
 		c->columns[i] = (struct column){page_columns[i].key, page_columns[i].title,
 			cell_type_of(&page_columns[i], o), 0};
-	for (size_t i = 0, k = 0; k < NUSUAL; i++) {
+	for (size_t i = 0, k = 0; i < NCOLUMNS && k < NUSUAL; i++) {
 		if (strcmp(page_columns[i].title, usual_titles[k]) == 0)
 			c->usual[k++] = i;
 	}
@@ -305,7 +305,7 @@ static void tell_what_is_left_out(const struct choice *c, const struct page_tabl
 			continue;
 		if (!t->sources.frames && i < 3)
 			snprintf(reasons[i], sizeof(reasons[i]),
-				"they need page frame numbers and %s (CAP_SYS_ADMIN, and root's "
+				"takes page frame numbers and %s (CAP_SYS_ADMIN, and root's "
 				"files)",
 				files[i]);
 		else
@@ -319,7 +319,7 @@ static void tell_what_is_left_out(const struct choice *c, const struct page_tabl
 			"this kernel shows guard pages like swapped ones, and SWAP has them");
 	if (!page_count_is_known(&t->sources, PAGES_ZERO))
 		snprintf(reasons[6], sizeof(reasons[6]),
-			"it takes PAGEMAP_SCAN or page frame numbers (CAP_SYS_ADMIN); ANON and RSS "
+			"takes PAGEMAP_SCAN or page frame numbers (CAP_SYS_ADMIN); ANON and RSS "
 			"have the zero page");
 	if (t->sources.flags && !t->sources.idle)
 		snprintf(reasons[7], sizeof(reasons[7]), "this kernel has no idle page tracking");

@@ -3,20 +3,27 @@
  * What `tidemark pages` counts is what /proc/PID/smaps counts, to the page, of processes that stand
  * still; and what smaps does not tell is as the process made it.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "tests/harness.h"
 #include "tests/system/fixture.h"
 #include "tracker/page_info.h"
 #include "tracker/process.h"
+#include "tracker/uapi.h"
 
 enum { PAGE = 4096, MAPPINGS_MAX = 4096 };
 
@@ -565,6 +572,71 @@ static void test_a_process_that_is_not_there(void)
 	child_run(2, fixture_tidemark(), "pages", "1x", NULL);
 }
 
+/* From here on this process's kernel is one from before Linux 6.7. */
+static void hide_pagemap_scan(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, UAPI_PAGEMAP_SCAN, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+		_exit(77);
+}
+
+/* Without the scan everything is the same but what only it can tell; in a child, because a filter
+ * cannot be taken away. */
+static void test_an_older_kernel_gives_the_same_counts(void)
+{
+	struct child *kinds = kinds_start();
+	stop(kinds);
+	look_at(kinds->pid);
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct page_table old = {0};
+		struct page_table_options all = {.flags = true, .maps_counted = true};
+		int wrong = 0;
+		hide_pagemap_scan();
+		if (page_table_read(target, &all, &old, NULL) < 0 || old.sources.scan ||
+			old.len != table.len)
+			_exit(1);
+		for (size_t i = 0; i < old.len; i++) {
+			for (int k = 0; k < PAGE_COUNTS; k++) {
+				uint64_t now = table.v[i].counts.of[k],
+					 then = old.v[i].counts.of[k];
+				/* Other processes have a hand in those of files, and reclaim in
+				 * most flags. */
+				if (now == then || table.v[i].mapping.kind != MAPPING_ANON ||
+					(k > PAGES_KSM && k != PAGES_MLOCKED) ||
+					!page_count_is_known(&old.sources, (enum page_count)k))
+					continue;
+				/* A page that is zero is taken for anonymous where nothing tells.
+				 */
+				if (!old.sources.flags &&
+					(k == PAGES_RESIDENT || k == PAGES_ANONYMOUS ||
+						k == PAGES_FILE))
+					continue;
+				printf("%s, count %d: %" PRIu64 ", without the scan %" PRIu64 "\n",
+					table.v[i].mapping.name, k, now, then);
+				wrong++;
+			}
+		}
+		fflush(stdout);
+		_exit(wrong ? 1 : 0);
+	}
+	int status = -1;
+	CU_ASSERT_EQUAL(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		harness_skip("no seccomp filter can be made here");
+	CU_ASSERT_EQUAL(status, 0);
+}
+
 static const struct test tests[] = {
 	TEST(test_redis_agrees_with_smaps),
 	TEST(test_python_agrees_with_smaps),
@@ -579,6 +651,7 @@ static const struct test tests[] = {
 	TEST(test_merged_pages_show),
 	TEST(test_nodes_and_cgroups_add_up),
 	TEST(test_nothing_changes_in_the_process),
+	TEST(test_an_older_kernel_gives_the_same_counts),
 	TEST(test_columns_are_chosen),
 	TEST(test_what_takes_more_rights_is_left_out_with_a_word),
 	TEST(test_a_process_that_is_not_there),

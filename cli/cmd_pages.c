@@ -433,7 +433,7 @@ static void set_row(struct table *t, const struct output *out, const struct page
 			break;
 		case SHOW_MEMORY:
 			if (!is_total)
-				table_text(t, i, mapping_kind_name(m->kind));
+				table_text(t, i, mapping_kind_text(m));
 			break;
 		case SHOW_LAST_NAME:
 			if (!out->o->json)

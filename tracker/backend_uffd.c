@@ -34,8 +34,10 @@ struct uffd_backend {
 	struct backend base;
 	const struct process *process;
 	int uffd;
+	bool has_own;   /* the process had a userfaultfd when we came */
 	uint64_t guard; /* UAPI_PAGE_IS_GUARD where this kernel knows it, else 0 */
 	struct pageset registered;
+	struct pageset fresh;        /* of these, by this collect */
 	struct pageset refused;      /* another userfaultfd's */
 	struct pageset files;        /* of registered: what maps files, now or earlier */
 	struct pageset shared_armed; /* stretches of shared objects that were armed in an earlier
@@ -145,6 +147,20 @@ static int uffd_probe(struct tide_error *err)
 	return 0;
 }
 
+static bool has_userfaultfd(const struct process *p)
+{
+	int fds = openat(p->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	auto_closedir DIR *dir = fds >= 0 ? fdopendir(fds) : NULL;
+	for (struct dirent *e; dir && (e = readdir(dir));) {
+		char target[64];
+		ssize_t n = readlinkat(fds, e->d_name, target, sizeof(target) - 1);
+		target[n > 0 ? n : 0] = '\0';
+		if (strcmp(target, "anon_inode:[userfaultfd]") == 0)
+			return true;
+	}
+	return false;
+}
+
 static int uffd_attach(
 	const struct process *p, struct tracer *t, struct backend **ret, struct tide_error *err)
 {
@@ -154,6 +170,7 @@ static int uffd_attach(
 	b->base.ops = &backend_uffd_wp;
 	b->process = p;
 	b->uffd = -1;
+	b->has_own = has_userfaultfd(p);
 
 	int r = tracer_inject_userfaultfd(t, &b->uffd, err);
 	if (r == 0) {
@@ -411,34 +428,91 @@ static uint64_t stack_may_begin(const struct mapping_table *maps, uint32_t index
 	return start - behind > STACK_GROWTH_MAX ? start - STACK_GROWTH_MAX : behind;
 }
 
+static int note_stale(void *arg, const struct uapi_page_region *region)
+{
+	return pageset_add(arg, (struct page_run){region->start, region->end});
+}
+
 /*
- * Registers one mapping. Not being able to is no failure: the mapping is then read whole each time.
- * -ESRCH where the memory is gone.
+ * Write-protect bits can be there already, from a registration that the kernel took away without
+ * taking them along (recover_lost), ours or an earlier tracker's. Such a page counts as not
+ * written, so that a protecting scan leaves it as it is, and it may be writable: nothing would ever
+ * show again. They are taken away, and the scan finds the page written and protects it.
  */
-static int register_mapping(
-	struct uffd_backend *b, const struct mapping_table *maps, uint32_t index)
+static int clear_stale(struct uffd_backend *b, uint64_t start, uint64_t end)
+{
+	struct pageset stale = {0};
+	struct scan_query q = {
+		.pagemap_fd = b->process->pagemap_fd,
+		.inverted = UAPI_PAGE_IS_WRITTEN,
+		.mask = UAPI_PAGE_IS_WRITTEN,
+		.anyof = POPULATED,
+		.returned = UAPI_PAGE_IS_PRESENT,
+	};
+	int r = scan_range(&q, start, end, note_stale, &stale);
+	for (size_t i = 0; r == 0 && i < stale.len; i++) {
+		struct uffdio_writeprotect wp = {
+			.range = {.start = stale.runs[i].start,
+				.len = stale.runs[i].end - stale.runs[i].start}};
+		while (r == 0 && ioctl(b->uffd, UFFDIO_WRITEPROTECT, &wp) < 0)
+			r = errno == EAGAIN ? 0 : -errno;
+	}
+	pageset_release(&stale);
+	return r;
+}
+
+/*
+ * Registers a part of one mapping, and takes it as written whole: only the kernel knows what
+ * happened there before. Not being able to is no failure: the mapping is then read whole each time.
+ */
+static int register_run(struct uffd_backend *b, const struct mapping_table *maps, uint32_t index,
+	struct page_run run)
 {
 	const struct mapping *m = &maps->v[index];
-	struct page_run run = {m->start, m->end};
-	uint64_t start = m->start;
+	uint64_t start = run.start;
 	/*
 	 * The stack may have grown since it was looked at. To register less than all of it would
 	 * cut it in two, and the part that grew would not be called a stack any more.
 	 */
-	if (m->flags & MAPPING_GROWSDOWN)
+	if (m->flags & MAPPING_GROWSDOWN && start == m->start)
 		start = stack_may_begin(maps, index);
-	int r = protect_range(b->uffd, start, m->end);
-	if (r == 0) {
-		if (m->kind != MAPPING_ANON && m->kind != MAPPING_OBJECT)
-			r = pageset_add(&b->files, run);
-		return r < 0 ? r : pageset_add(&b->registered, run);
-	}
+	int r = protect_range(b->uffd, start, run.end);
 	if (r == -EBUSY)
 		return pageset_add(&b->refused, run);
 	/* ENOMEM is also what a userfaultfd says whose memory is gone; the scan that follows tells.
 	 * EINVAL: the mapping went meanwhile, or is of a kind that cannot be; EPERM: shared and
 	 * never writable. */
-	return 0;
+	if (r < 0)
+		return 0;
+	r = clear_stale(b, start, run.end);
+	if (r == -ENOMEM)
+		return r;
+	/* The memory is gone, which is for the scan to say; or already not registered any more. */
+	if (r < 0)
+		return 0;
+	if (m->kind != MAPPING_ANON && m->kind != MAPPING_OBJECT)
+		r = pageset_add(&b->files, run);
+	if (r == 0)
+		r = pageset_add(&b->registered, run);
+	if (r == 0)
+		r = pageset_add(&b->fresh, run);
+	return r == 0 ? pageset_remove(&b->shared_armed, run) : r;
+}
+
+/* Registers what is not registered of a mapping; what is stays untouched, for where the kernel let
+ * go of it that must be seen (recover_lost). */
+static int register_rest(struct uffd_backend *b, const struct mapping_table *maps, uint32_t index)
+{
+	const struct mapping *m = &maps->v[index];
+	struct pageset all = {0}, rest = {0};
+	int r = pageset_add(&all, (struct page_run){m->start, m->end});
+	if (r == 0)
+		r = pageset_subtract(&all, &b->registered, &rest);
+	for (size_t i = 0; r == 0 && i < rest.len; i++)
+		r = register_run(b, maps, index, rest.runs[i]);
+	pageset_release(&all);
+	pageset_release(&rest);
+	return r;
 }
 
 /* Registers what is watched and not registered yet, and forgets what is not watched any more. */
@@ -463,13 +537,14 @@ static int register_new(
 	pageset_release(&kept);
 
 	pageset_clear(&b->refused);
+	pageset_clear(&b->fresh);
 	for (size_t i = 0; r == 0 && i < watches->len; i++) {
 		const struct watch *w = &watches->v[i];
 		const struct mapping *m = &maps->v[w->mapping];
 		if (i > 0 && watches->v[i - 1].mapping == w->mapping)
 			continue;
 		if (!pageset_covers(&b->registered, (struct page_run){m->start, m->end}))
-			r = register_mapping(b, maps, w->mapping);
+			r = register_rest(b, maps, w->mapping);
 	}
 	return r;
 }
@@ -506,7 +581,9 @@ static int find_lost(
 /*
  * A mapping that took the place of a registered one may be registered, too: with a userfaultfd of
  * the process's own. Its marks are not ours to read or to set. Registering again what is ours
- * already costs little and changes nothing; where something is not ours, it says so.
+ * already costs little and changes nothing; where something is not ours, it says so. But where a
+ * registration is lost just now, this hides that: so it is done in the freeze, and before it only
+ * with a process that has a userfaultfd.
  */
 static int find_foreign(struct uffd_backend *b, struct pageset *ret)
 {
@@ -535,26 +612,29 @@ static int register_again(struct uffd_backend *b, const struct mapping_table *ma
 		if (r == 0)
 			r = pageset_remove(&b->shared_armed, run);
 		if (r == 0)
-			r = register_mapping(b, maps, watches->v[i].mapping);
+			r = register_run(b, maps, watches->v[i].mapping, run);
 	}
 	return r;
 }
 
 /*
  * A mapping that took the place of a registered one (mmap over it, mremap's destination) may look
- * the same in maps but is not registered, and a protecting scan silently passes it over. So such
- * places are found first, registered again, and then found written whole by the scan. What comes up
- * between the two is not seen by the scan at all: its pages count as dropped until the next collect
- * finds it here.
+ * the same in maps but is not registered, and a protecting scan silently passes it over. What comes
+ * up between this look and the scan counts as dropped until the next collect finds it here.
+ *
+ * A mapping can also lose its registration where it lies: mremap of registered memory to a place
+ * right beside it makes one mapping of the two, and the kernel takes the registration away from the
+ * whole of that. Its pages keep the write-protect bit, and writes to them no longer take it away.
+ * So nothing that the page tables say of writes is believed where we register anew.
  */
 static int recover_lost(struct uffd_backend *b, const struct mapping_table *maps,
-	const struct watch_list *watches, bool unpaused, struct tide_error *err)
+	const struct watch_list *watches, bool frozen, struct tide_error *err)
 {
 	struct pageset lost = {0}, foreign = {0};
-	int r = find_lost(b, unpaused, &lost, err);
+	int r = find_lost(b, frozen, &lost, err);
 	if (r == 0) {
 		r = register_again(b, maps, watches, &lost);
-		if (r == 0)
+		if (r == 0 && (frozen || b->has_own))
 			r = find_foreign(b, &foreign);
 		if (r == 0)
 			r = register_again(b, maps, watches, &foreign);
@@ -563,6 +643,20 @@ static int recover_lost(struct uffd_backend *b, const struct mapping_table *maps
 	}
 	pageset_release(&lost);
 	pageset_release(&foreign);
+	return r;
+}
+
+/* All that is held where we registered anew. */
+static int add_fresh(const struct uffd_backend *b, struct backend_found *found)
+{
+	struct pageset held = {0}, both = {0};
+	int r = pageset_intersect(&found->held, &b->fresh, &held);
+	if (r == 0)
+		r = pageset_union(&found->written, &held, &both);
+	if (r == 0)
+		pageset_swap(&found->written, &both);
+	pageset_release(&held);
+	pageset_release(&both);
 	return r;
 }
 
@@ -583,6 +677,8 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 		r = recover_lost(b, maps, watches, frozen, err);
 	if (r == 0)
 		r = scan_all(&c, maps, watches, !frozen, frozen, err);
+	if (r == 0 && (r = add_fresh(b, &found)) < 0)
+		tide_fail(err, r, "note what process %d wrote", b->process->pid);
 	if (r == 0)
 		r = pageset_union(&b->refused, &(struct pageset){0}, &found.refused);
 	if (r < 0) {

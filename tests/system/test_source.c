@@ -332,6 +332,26 @@ static void punch_2_to_5(void)
 	madvise(arena + 2 * PAGE, 4 * PAGE, MADV_REMOVE);
 }
 
+static void write_3(void)
+{
+	arena[3 * PAGE + 17] ^= 0xff;
+}
+
+/* The first ten pages with contents, and a mapping that nobody has touched. */
+static void make_room(void)
+{
+	munmap(arena + 10 * PAGE, 30 * PAGE);
+	write_0_to_9();
+}
+
+/* The kernel makes one mapping of the two, if it can. */
+static void move_the_untouched_beside(void)
+{
+	if (mremap(arena + 40 * PAGE, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		    arena + 10 * PAGE) == MAP_FAILED)
+		_exit(1);
+}
+
 static void test_the_first_collect_finds_everything(void)
 {
 	step(write_0_to_9);
@@ -462,6 +482,43 @@ static bool machine_has_swap(void)
 	if (f)
 		fclose(f);
 	return has;
+}
+
+/* Then the kernel takes the registration from both, and leaves the write-protect bits. */
+static void test_memory_beside_which_other_memory_is_moved_is_still_followed(void)
+{
+	step(make_room);
+	follow();
+	collect();
+	step(move_the_untouched_beside);
+	step(write_3);
+	collect();
+	CU_ASSERT_TRUE(changes->written_pages > 0);
+	freeze_and_compare(false);
+	step(write_3);
+	collect();
+	step(write_3);
+	collect();
+	expect_written("3");
+	freeze_and_compare(false);
+}
+
+static void test_what_an_earlier_tracker_left_behind_does_no_harm(void)
+{
+	step(make_room);
+	follow();
+	collect();
+	step(move_the_untouched_beside);
+	step(write_3);
+	source->ops->release(source);
+	source = NULL;
+	follow();
+	collect();
+	expect_written("0-9");
+	step(write_3);
+	collect();
+	expect_written("3");
+	freeze_and_compare(false);
 }
 
 static void test_of_a_private_file_only_copies_travel(void)
@@ -630,6 +687,8 @@ static const struct test tests[] = {
 	TEST(test_a_mapping_in_the_place_of_another_is_new),
 	TEST(test_pages_that_nobody_may_read_are_read),
 	TEST(test_a_moved_mapping_is_written_where_it_went),
+	TEST(test_memory_beside_which_other_memory_is_moved_is_still_followed),
+	TEST(test_what_an_earlier_tracker_left_behind_does_no_harm),
 	TEST(test_of_a_private_file_only_copies_travel),
 	TEST(test_a_dropped_copy_that_is_read_is_the_file_again),
 	TEST(test_shared_memory_travels_as_an_object),

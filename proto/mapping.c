@@ -106,6 +106,12 @@ const struct mapping *mapping_table_find(const struct mapping_table *t, uint64_t
 	return i < t->len && t->v[i].start <= address ? &t->v[i] : NULL;
 }
 
+const struct mapping *mapping_table_next(const struct mapping_table *t, uint64_t address)
+{
+	size_t i = first_behind(t, address);
+	return i < t->len ? &t->v[i] : NULL;
+}
+
 void mapping_diff_release(struct mapping_diff *d)
 {
 	pageset_release(&d->removed);
@@ -121,6 +127,20 @@ static int append_copy(struct mapping_table *t, const struct mapping *m)
 	r = mapping_table_append(t, &copy);
 	mapping_release(&copy);
 	return r;
+}
+
+int mapping_table_copy(const struct mapping_table *t, struct mapping_table *ret)
+{
+	struct mapping_table made = {0};
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < t->len; i++)
+		r = append_copy(&made, &t->v[i]);
+	if (r < 0) {
+		mapping_table_release(&made);
+		return r;
+	}
+	*ret = made;
+	return 0;
 }
 
 int mapping_diff_make(

@@ -78,6 +78,10 @@ int mapping_table_append(struct mapping_table *t, struct mapping *m);
 void mapping_table_merge(struct mapping_table *t);
 /* The mapping that holds `address`, or NULL. */
 const struct mapping *mapping_table_find(const struct mapping_table *t, uint64_t address);
+/* The first mapping that ends behind `address`, or NULL. */
+const struct mapping *mapping_table_next(const struct mapping_table *t, uint64_t address);
+/* Deep copy. 0 or -ENOMEM (ret unchanged). */
+int mapping_table_copy(const struct mapping_table *t, struct mapping_table *ret);
 
 /* What turns one table into another: first the places that went, then the mappings that came. A
  * mapping that changed in any way is in both. */

@@ -44,8 +44,9 @@ struct process_source {
 
 	struct baseline settled;
 	struct baseline staged;
-	struct written written; /* found by the last collect; not settled yet */
-	struct holdings owed;   /* written once, and never acknowledged */
+	struct mapping_table last_maps; /* that the last collect went by */
+	struct written written;         /* found by the last collect; not settled yet */
+	struct holdings owed;           /* written once, and never acknowledged */
 	pthread_mutex_t skipped_lock;
 	struct holdings skipped; /* could not be read since the last collect */
 	struct change_set changes;
@@ -276,6 +277,80 @@ static int add_new(struct process_source *s, const struct holdings *held, struct
 	return r;
 }
 
+/* Do two mappings show the same memory at an address that both have? */
+static bool same_memory(const struct mapping *a, const struct mapping *b, uint64_t at)
+{
+	if (a->kind != b->kind || a->object != b->object || a->inode != b->inode ||
+		a->dev_major != b->dev_major || a->dev_minor != b->dev_minor)
+		return false;
+	return a->kind == MAPPING_ANON ||
+	       a->offset + (at - a->start) == b->offset + (at - b->start);
+}
+
+/* Adds [run.start, run.end) of a mapping to the space that it shows there. */
+static int add_shown(const struct mapping *m, struct page_run run, struct holdings *ret)
+{
+	switch (m->kind) {
+	case MAPPING_OBJECT:
+		return pageset_add(&ret->v[m->object], in_object(m, run));
+	case MAPPING_ANON:
+	case MAPPING_FILE_PRIVATE:
+		return pageset_add(&ret->v[SPACE_PRIVATE], run);
+	default:
+		return 0;
+	}
+}
+
+/* Adds what `m` shows where `other` does not show the same; with `only_over`, only where that has a
+ * mapping of other memory. */
+static int add_differing(const struct mapping *m, const struct mapping_table *other, bool only_over,
+	struct holdings *ret)
+{
+	int r = 0;
+	for (uint64_t at = m->start; r == 0 && at < m->end;) {
+		uint64_t end = m->end;
+		const struct mapping *o = mapping_table_next(other, at);
+		bool there = o && o->start <= at;
+		if (o && (there ? o->end : o->start) < end)
+			end = there ? o->end : o->start;
+		if (there ? !same_memory(m, o, at) : !only_over)
+			r = add_shown(m, (struct page_run){at, end}, ret);
+		at = end;
+	}
+	return r;
+}
+
+/*
+ * A process that runs may put another mapping into the place of one between our reading of the
+ * mappings and the scan: then the scan armed pages of the new one and noted what was written for
+ * the old one. Or between the scan and the reading of the pages: then bytes of the new one were
+ * taken for those of the old. So where the last collect, acknowledged or not, went by other
+ * mappings than there are now, all that is there counts as written, and what was shown there of
+ * objects, too.
+ */
+static int add_replaced(
+	struct process_source *s, const struct baseline *b, struct holdings *written)
+{
+	const struct mapping_table *last = &s->last_maps;
+	struct holdings replaced = {0};
+	struct pageset part = {0};
+	int r = holdings_grow(&replaced, b->held.len);
+	for (size_t i = 0; r == 0 && i < last->len; i++) {
+		if (last->v[i].kind == MAPPING_OBJECT)
+			r = add_differing(&last->v[i], &b->maps, false, &replaced);
+	}
+	for (size_t i = 0; r == 0 && i < b->maps.len; i++)
+		r = add_differing(&b->maps.v[i], last, true, &replaced);
+	for (size_t i = 0; r == 0 && i < replaced.len; i++) {
+		r = pageset_intersect(&replaced.v[i], &b->held.v[i], &part);
+		if (r == 0)
+			r = pageset_merge(&written->v[i], &part);
+	}
+	pageset_release(&part);
+	holdings_release(&replaced);
+	return r;
+}
+
 /* Completes what the backend found with what it cannot know. */
 static int complete(struct process_source *s, struct baseline *b, struct written *w)
 {
@@ -284,6 +359,8 @@ static int complete(struct process_source *s, struct baseline *b, struct written
 		r = add_doubtful(w, i, &b->held.v[i]);
 	if (r == 0)
 		r = add_owed(s, &b->held, &w->pages);
+	if (r == 0)
+		r = add_replaced(s, b, &w->pages);
 	if (r == 0)
 		r = take_vdso(s, b, &w->pages.v[SPACE_PRIVATE]);
 	if (r == 0)
@@ -477,8 +554,8 @@ static int source_collect(
 	if (r == 0)
 		r = add_hidden(&look.hidden->doubtful, &look.maps, &b, &s->written);
 	/* b.maps: as they travel */
-	b.maps = look.maps;
-	look.maps = (struct mapping_table){0};
+	if (r == 0)
+		r = mapping_table_copy(&look.maps, &b.maps);
 	mapping_table_merge(&b.maps);
 	if (r == 0)
 		r = complete(s, &b, &s->written);
@@ -493,6 +570,9 @@ static int source_collect(
 	s->changes.interval_ns = s->collected_at_ns ? look.at_ns - s->collected_at_ns : 0;
 	s->changes.collect_ns = clock_now_ns() - before;
 	s->collected_at_ns = look.at_ns;
+	mapping_table_release(&s->last_maps);
+	s->last_maps = look.maps;
+	look.maps = (struct mapping_table){0};
 	s->staged = b;
 	b = (struct baseline){0};
 	*ret = &s->changes;
@@ -680,6 +760,7 @@ static void source_release(struct page_source *base)
 	objects_release(&s->objects);
 	baseline_release(&s->settled);
 	baseline_release(&s->staged);
+	mapping_table_release(&s->last_maps);
 	written_release(&s->written);
 	holdings_release(&s->owed);
 	holdings_release(&s->skipped);

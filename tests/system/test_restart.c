@@ -23,6 +23,8 @@
 
 #define ROUNDS 10
 #define ROUNDS_EMULATED 2
+#define CALL_MS 5
+#define CALL_MS_EMULATED 100
 
 static struct shared {
 	volatile unsigned begun, done;
@@ -42,6 +44,8 @@ static void setup(void)
 	child = 0;
 	process = NULL;
 	tracer = NULL;
+	/* A freeze must come before the call is over. */
+	calls_set_timeout(harness_is_emulated() ? CALL_MS_EMULATED : CALL_MS);
 }
 
 static void child_end(void)
@@ -219,7 +223,6 @@ static void test_freezes_do_not_make_timeouts_late(void)
 		CU_ASSERT_EQUAL(shared->answer, 0);
 		child_end();
 	}
-	calls_set_timeout(5);
 }
 
 #ifdef __x86_64__

@@ -24,12 +24,17 @@ void objects_release(struct objects *o)
 	*o = (struct objects){0};
 }
 
+static bool is_sysv(const struct mapping *m)
+{
+	return strncmp(m->name, "/SYSV", 5) == 0;
+}
+
 static int number_object(struct objects *o, struct mapping *m)
 {
 	for (size_t i = 0; i < o->len && m->object == 0; i++) {
 		const struct object *known = &o->v[i];
 		if (known->inode == m->inode && known->dev_major == m->dev_major &&
-			known->dev_minor == m->dev_minor)
+			known->dev_minor == m->dev_minor && known->sysv == is_sysv(m))
 			m->object = i + 1;
 	}
 	if (m->object)
@@ -39,8 +44,10 @@ static int number_object(struct objects *o, struct mapping *m)
 	if (!v)
 		return -ENOMEM;
 	o->v = v;
-	v[o->len++] = (struct object){
-		.dev_major = m->dev_major, .dev_minor = m->dev_minor, .inode = m->inode};
+	v[o->len++] = (struct object){.dev_major = m->dev_major,
+		.dev_minor = m->dev_minor,
+		.inode = m->inode,
+		.sysv = is_sysv(m)};
 	m->object = o->len;
 	return 0;
 }
@@ -98,7 +105,7 @@ static int look_at_object(
 			pageset_clear(&o->data);
 			bool known = fstat(fd, &st) == 0;
 			/* A SysV segment has no link and yet a key that anybody may attach by. */
-			if (!known || st.st_nlink > 0 || strncmp(m->name, "/SYSV", 5) == 0)
+			if (!known || st.st_nlink > 0 || o->sysv)
 				o->others = true;
 			else
 				look_at_stamp(o, &st);

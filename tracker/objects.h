@@ -15,11 +15,15 @@
 
 struct process;
 
-/* Known by device and inode while we follow the process. Its number is its place in the list + 1.
+/*
+ * Known by device and inode while we follow the process, and whether it is a SysV segment: the
+ * kernel gives those the number of the segment for an inode, on the device that has all memory
+ * without a name, where another object may have it, too. Its number is its place in the list + 1.
  */
 struct object {
 	uint32_t dev_major, dev_minor;
 	uint64_t inode;
+	bool sysv;
 	/* Where the object has data, by offset. Without the right to ask the object itself: what
 	 * was ever seen in the process's page tables (absence from them says nothing). */
 	struct pageset data;

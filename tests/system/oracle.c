@@ -15,10 +15,12 @@
 
 enum { PAGE = 4096, CHUNK = 64, ENTRIES = 4096 };
 
-/* Which object of the image a device and inode of the process were found to be. */
+/* Which object of the image a device and inode of the process were found to be. A SysV segment has
+ * its number for an inode, which other memory may have, too. */
 struct known_object {
 	uint64_t inode;
 	uint32_t major, minor;
+	bool sysv;
 	space_id object;
 };
 
@@ -287,9 +289,11 @@ static void compare_contents(struct oracle *o, const struct line *l)
 /* The same memory of the process is the same object of the image, and other memory another one. */
 static const char *check_object(struct oracle *o, const struct line *l, const struct mapping *m)
 {
+	bool sysv = strncmp(l->name, "/SYSV", 5) == 0;
 	for (size_t i = 0; i < o->nobjects; i++) {
 		const struct known_object *k = &o->objects[i];
-		bool same = k->inode == l->inode && k->major == l->major && k->minor == l->minor;
+		bool same = k->inode == l->inode && k->major == l->major && k->minor == l->minor &&
+			    k->sysv == sysv;
 		if (same != (k->object == m->object))
 			return same ? "it shows another object than other mappings of the same "
 				      "memory"
@@ -301,7 +305,7 @@ static const char *check_object(struct oracle *o, const struct line *l, const st
 	if (!v)
 		return "out of memory";
 	o->objects = v;
-	v[o->nobjects++] = (struct known_object){l->inode, l->major, l->minor, m->object};
+	v[o->nobjects++] = (struct known_object){l->inode, l->major, l->minor, sysv, m->object};
 	return NULL;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Who else may write a shared object, and whether it was written past the page tables. */
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -80,12 +81,13 @@ static void exchange(const int to[2], const int from[2], char *byte)
 	CU_ASSERT_EQUAL_FATAL(read(from[0], byte, 1), 1);
 }
 
-/* A process that does to the object what it is told: 'm' map, 'r' map for reading only, 'u' unmap,
- * 'o' open for writing, 'O' open for reading, 'c' close, 's' store, 'w' write(2). */
+/* A process that does to the object what it is told: 'v' attach a SysV segment, 'V' destroy it, 'm'
+ * map, 'r' map for reading only, 'u' unmap, 'o' open for writing, 'O' open for reading, 'c' close,
+ * 's' store, 'w' write(2). */
 static void serve(int in, int out)
 {
 	uint8_t *at = MAP_FAILED;
-	int fd = -1;
+	int fd = -1, segment = -1;
 	char name[64];
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", memory_fd);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -113,6 +115,13 @@ static void serve(int in, int out)
 			break;
 		case 's':
 			at[PAGE] ^= 1;
+			break;
+		case 'v':
+			segment = shmget(IPC_PRIVATE, 4 * PAGE, 0600);
+			at = shmat(segment, NULL, 0);
+			break;
+		case 'V':
+			shmctl(segment, IPC_RMID, NULL);
 			break;
 		case 'w':
 			if (pwrite(fd, "x", 1, PAGE) != 1)
@@ -246,6 +255,46 @@ static void test_an_object_is_doubtful_while_others_may_have_written_it(void)
 	objects_release(&o);
 }
 
+/* The kernel gives a SysV segment its number for an inode, on the device of all memory that has no
+ * name; another object can have that inode. */
+static void test_a_segment_is_not_taken_for_memory_with_its_number(void)
+{
+	struct tide_error err = {0};
+	struct objects o = {0};
+	struct mapping_table maps = {0};
+	auto_(process_closep) struct process *p = NULL;
+	space_id segment = 0, memory = 0;
+	uint64_t inodes[2] = {0};
+	struct stat st;
+	/* The next segment's number can be chosen, in a namespace of our own. */
+	CU_ASSERT_EQUAL_FATAL(fstat(memory_fd, &st), 0);
+	FILE *next = alone ? fopen("/proc/sys/kernel/shm_next_id", "we") : NULL;
+	if (!next)
+		harness_skip("the number of a SysV segment cannot be chosen here");
+	fprintf(next, "%u", (unsigned)(st.st_ino & INT_MAX));
+	fclose(next);
+	holder = start(to_holder, from_holder);
+	tell_holder("omv");
+	CU_ASSERT_EQUAL_FATAL(process_open(holder, &p, &err), 0);
+	objects_begin_look(&o);
+	CU_ASSERT_EQUAL_FATAL(maps_read(p, NULL, &maps, &err), 0);
+	CU_ASSERT_EQUAL(objects_look(&o, p, &maps, false), 0);
+	for (size_t i = 0; i < maps.len; i++) {
+		const struct mapping *m = &maps.v[i];
+		bool sysv = strncmp(m->name, "/SYSV", 5) == 0;
+		if (m->kind == MAPPING_OBJECT) {
+			*(sysv ? &segment : &memory) = m->object;
+			inodes[sysv] = m->inode;
+		}
+	}
+	CU_ASSERT_EQUAL(inodes[0], inodes[1]);
+	CU_ASSERT_NOT_EQUAL(segment, memory);
+	CU_ASSERT_EQUAL(o.len, 2);
+	tell_holder("V");
+	mapping_table_release(&maps);
+	objects_release(&o);
+}
+
 static void test_what_has_a_name_is_always_doubtful(void)
 {
 	struct tide_error err = {0};
@@ -274,6 +323,7 @@ static void test_what_has_a_name_is_always_doubtful(void)
 static const struct test tests[] = {
 	TEST(test_a_mapping_and_a_writable_descriptor_elsewhere_are_found),
 	TEST(test_an_object_is_doubtful_while_others_may_have_written_it),
+	TEST(test_a_segment_is_not_taken_for_memory_with_its_number),
 	TEST(test_what_has_a_name_is_always_doubtful),
 	{NULL, NULL},
 };
@@ -282,7 +332,7 @@ static const struct test tests[] = {
  * in a container) makes every object doubtful. */
 int main(int argc, char **argv)
 {
-	if (unshare(CLONE_NEWPID | CLONE_NEWNS) < 0)
+	if (unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC) < 0)
 		return harness_main(argc, argv, "objects", tests, setup, teardown);
 	pid_t first = fork();
 	if (first == 0) {

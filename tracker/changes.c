@@ -75,6 +75,68 @@ int pageset_merge(struct pageset *a, const struct pageset *b)
 	return r;
 }
 
+struct page_run in_object(const struct mapping *m, struct page_run run)
+{
+	uint64_t shift = m->offset - m->start;
+	return (struct page_run){run.start + shift, run.end + shift};
+}
+
+/* Do two mappings show the same memory at an address that both have? */
+static bool same_memory(const struct mapping *a, const struct mapping *b, uint64_t at)
+{
+	if (a->kind != b->kind || a->object != b->object || a->inode != b->inode ||
+		a->dev_major != b->dev_major || a->dev_minor != b->dev_minor)
+		return false;
+	return a->kind == MAPPING_ANON ||
+	       a->offset + (at - a->start) == b->offset + (at - b->start);
+}
+
+/* Adds [run.start, run.end) of a mapping to the space that it shows there. */
+static int add_shown(const struct mapping *m, struct page_run run, struct holdings *ret)
+{
+	switch (m->kind) {
+	case MAPPING_OBJECT:
+		return pageset_add(&ret->v[m->object], in_object(m, run));
+	case MAPPING_ANON:
+	case MAPPING_FILE_PRIVATE:
+		return pageset_add(&ret->v[SPACE_PRIVATE], run);
+	default:
+		return 0;
+	}
+}
+
+/* Adds what `m` shows where `other` does not show the same; with `only_over`, only where that has a
+ * mapping of other memory. */
+static int add_differing(const struct mapping *m, const struct mapping_table *other, bool only_over,
+	struct holdings *ret)
+{
+	int r = 0;
+	for (uint64_t at = m->start; r == 0 && at < m->end;) {
+		uint64_t end = m->end;
+		const struct mapping *o = mapping_table_next(other, at);
+		bool there = o && o->start <= at;
+		if (o && (there ? o->end : o->start) < end)
+			end = there ? o->end : o->start;
+		if (there ? !same_memory(m, o, at) : !only_over)
+			r = add_shown(m, (struct page_run){at, end}, ret);
+		at = end;
+	}
+	return r;
+}
+
+int replaced_find(const struct mapping_table *last, const struct mapping_table *now, size_t spaces,
+	struct holdings *ret)
+{
+	int r = holdings_grow(ret, spaces);
+	for (size_t i = 0; r == 0 && i < last->len; i++) {
+		if (last->v[i].kind == MAPPING_OBJECT)
+			r = add_differing(&last->v[i], now, false, ret);
+	}
+	for (size_t i = 0; r == 0 && i < now->len; i++)
+		r = add_differing(&now->v[i], last, true, ret);
+	return r;
+}
+
 static int add_drop(
 	struct change_set *c, space_id space, struct page_run run, enum drop_kind kind, size_t *cap)
 {

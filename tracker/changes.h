@@ -46,6 +46,20 @@ void change_set_release(struct change_set *c);
 int change_set_make(const struct baseline *from, const struct baseline *to,
 	const struct written *written, uint64_t page_bytes, struct change_set *ret);
 
+/* [run.start, run.end) of a mapping of an object, as places in the object. */
+struct page_run in_object(const struct mapping *m, struct page_run run);
+
+/*
+ * A process that runs may put another mapping into the place of one between our reading of the
+ * mappings and the scan: then the scan armed pages of the new one and noted what was written for
+ * the old one. Or between the scan and the reading of the pages: then bytes of the new one were
+ * taken for those of the old. So where the last collect, acknowledged or not, went by other
+ * mappings than there are now, all that is there counts as written, and what was shown there of
+ * objects, too. `ret` has them by space, `spaces` of them; held or not. 0 or -ENOMEM.
+ */
+int replaced_find(const struct mapping_table *last, const struct mapping_table *now, size_t spaces,
+	struct holdings *ret);
+
 /* a = a | b */
 int pageset_merge(struct pageset *a, const struct pageset *b);
 

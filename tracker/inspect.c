@@ -7,7 +7,9 @@
 #include "base/error.h"
 #include "tracker/hidden_writes.h"
 #include "tracker/inspect.h"
+#include "base/units.h"
 #include "tracker/maps.h"
+#include "tracker/objects.h"
 #include "tracker/populated.h"
 #include "tracker/process.h"
 
@@ -113,6 +115,45 @@ static int inspect_secrets(const struct process *p, struct inspection *in, struc
 	return r;
 }
 
+/* "by process 123", "by anybody who knows its name", ... */
+static void say_who(const struct object *o, char *ret, size_t size)
+{
+	if (o->by)
+		snprintf(ret, size, "by process %d", o->by);
+	else if (o->named)
+		snprintf(ret, size, "by whoever opens it by its name");
+	else
+		snprintf(ret, size, "perhaps: not every process here may be looked into");
+}
+
+/* Shared memory that others write is followed, and read whole in every round. */
+static int inspect_objects(const struct process *p, struct inspection *in)
+{
+	struct objects objects = {0};
+	objects_begin_look(&objects);
+	int r = objects_look(&objects, p, &in->maps, false);
+	if (r == 0)
+		r = objects_look_for_others(&objects, p, &in->maps);
+	for (size_t i = 0; r == 0 && i < objects.len; i++) {
+		const struct object *o = &objects.v[i];
+		char size[UNITS_TEXT], who[80];
+		const char *name = "";
+		for (size_t k = 0; k < in->maps.len && !*name; k++) {
+			if (in->maps.v[k].kind == MAPPING_OBJECT && in->maps.v[k].object == i + 1)
+				name = in->maps.v[k].name;
+		}
+		if (!o->others)
+			continue;
+		say_who(o, who, sizeof(who));
+		r = add_finding(in, false,
+			"%s of shared memory (%.80s) can be written by others (%s): read again in "
+			"every round and in the freeze, and perhaps of another instant",
+			units_format_bytes(size, pageset_bytes(&o->data)), name, who);
+	}
+	objects_release(&objects);
+	return r;
+}
+
 int process_inspect(pid_t pid, struct inspection *ret, struct tide_error *err)
 {
 	auto_(process_closep) struct process *p = NULL;
@@ -127,6 +168,8 @@ int process_inspect(pid_t pid, struct inspection *ret, struct tide_error *err)
 		r = inspect_hidden_writes(p, &in, err);
 	if (r == 0)
 		r = inspect_secrets(p, &in, err);
+	if (r == 0)
+		r = inspect_objects(p, &in);
 	if (r == -ENOMEM)
 		tide_fail(err, r, "look at process %d", pid);
 	if (r < 0) {

@@ -105,7 +105,8 @@ static int look_at_object(
 			pageset_clear(&o->data);
 			bool known = fstat(fd, &st) == 0;
 			/* A SysV segment has no link and yet a key that anybody may attach by. */
-			if (!known || st.st_nlink > 0 || o->sysv)
+			o->named = o->sysv || (known && st.st_nlink > 0);
+			if (!known || o->named)
 				o->others = true;
 			else
 				look_at_stamp(o, &st);

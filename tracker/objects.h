@@ -37,6 +37,7 @@ struct object {
 	bool changed;                /* ... and it was, since, or may have been */
 	bool own_descriptor;         /* the process itself has it open for writing */
 	bool own_descriptor_then;
+	bool named;         /* it has a name or key that anybody may open it by */
 	bool others;        /* others can write it */
 	bool doubtful_then; /* either of these, at the look before */
 	pid_t by;           /* one of the others, where known; else 0 */

@@ -131,13 +131,6 @@ static int take_vdso(struct process_source *s, struct baseline *b, struct pagese
 	return 0;
 }
 
-/* [start, end) of an object's mapping, as offsets in the object. */
-static struct page_run in_object(const struct mapping *m, struct page_run run)
-{
-	uint64_t shift = m->offset - m->start;
-	return (struct page_run){run.start + shift, run.end + shift};
-}
-
 /* Adds the part of `found` (by address) that lies in one stretch of an object to the object's set.
  */
 static int sort_into_object(const struct pageset *found, const struct watch *w,
@@ -277,70 +270,13 @@ static int add_new(struct process_source *s, const struct holdings *held, struct
 	return r;
 }
 
-/* Do two mappings show the same memory at an address that both have? */
-static bool same_memory(const struct mapping *a, const struct mapping *b, uint64_t at)
-{
-	if (a->kind != b->kind || a->object != b->object || a->inode != b->inode ||
-		a->dev_major != b->dev_major || a->dev_minor != b->dev_minor)
-		return false;
-	return a->kind == MAPPING_ANON ||
-	       a->offset + (at - a->start) == b->offset + (at - b->start);
-}
-
-/* Adds [run.start, run.end) of a mapping to the space that it shows there. */
-static int add_shown(const struct mapping *m, struct page_run run, struct holdings *ret)
-{
-	switch (m->kind) {
-	case MAPPING_OBJECT:
-		return pageset_add(&ret->v[m->object], in_object(m, run));
-	case MAPPING_ANON:
-	case MAPPING_FILE_PRIVATE:
-		return pageset_add(&ret->v[SPACE_PRIVATE], run);
-	default:
-		return 0;
-	}
-}
-
-/* Adds what `m` shows where `other` does not show the same; with `only_over`, only where that has a
- * mapping of other memory. */
-static int add_differing(const struct mapping *m, const struct mapping_table *other, bool only_over,
-	struct holdings *ret)
-{
-	int r = 0;
-	for (uint64_t at = m->start; r == 0 && at < m->end;) {
-		uint64_t end = m->end;
-		const struct mapping *o = mapping_table_next(other, at);
-		bool there = o && o->start <= at;
-		if (o && (there ? o->end : o->start) < end)
-			end = there ? o->end : o->start;
-		if (there ? !same_memory(m, o, at) : !only_over)
-			r = add_shown(m, (struct page_run){at, end}, ret);
-		at = end;
-	}
-	return r;
-}
-
-/*
- * A process that runs may put another mapping into the place of one between our reading of the
- * mappings and the scan: then the scan armed pages of the new one and noted what was written for
- * the old one. Or between the scan and the reading of the pages: then bytes of the new one were
- * taken for those of the old. So where the last collect, acknowledged or not, went by other
- * mappings than there are now, all that is there counts as written, and what was shown there of
- * objects, too.
- */
+/* All that is held where the last collect, acknowledged or not, went by other mappings. */
 static int add_replaced(
 	struct process_source *s, const struct baseline *b, struct holdings *written)
 {
-	const struct mapping_table *last = &s->last_maps;
 	struct holdings replaced = {0};
 	struct pageset part = {0};
-	int r = holdings_grow(&replaced, b->held.len);
-	for (size_t i = 0; r == 0 && i < last->len; i++) {
-		if (last->v[i].kind == MAPPING_OBJECT)
-			r = add_differing(&last->v[i], &b->maps, false, &replaced);
-	}
-	for (size_t i = 0; r == 0 && i < b->maps.len; i++)
-		r = add_differing(&b->maps.v[i], last, true, &replaced);
+	int r = replaced_find(&s->last_maps, &b->maps, b->held.len, &replaced);
 	for (size_t i = 0; r == 0 && i < replaced.len; i++) {
 		r = pageset_intersect(&replaced.v[i], &b->held.v[i], &part);
 		if (r == 0)

@@ -46,7 +46,8 @@ struct run {
 	const struct churn_options *options;
 	struct churn_result *result;
 	uint64_t random;
-	char folder[128];
+	char folder[128]; /* of churn's files */
+	char store[160];  /* in memory where there is some: disks are not the subject */
 	uv_loop_t loop;
 	struct tide_agent *agent;
 	bool agent_closed;
@@ -206,6 +207,16 @@ static enum churn_verdict start_churn(struct run *run)
 	return CHURN_SAME;
 }
 
+/* Where churn ended of itself it is not the sender that has something to say. */
+static enum churn_verdict churn_ended(struct run *run, int status)
+{
+	run->pid = 0;
+	return trouble(run, "churn was harmed: %s %d: %s",
+		WIFSIGNALED(status) ? "signal" : "status",
+		WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
+		run->result->last_words);
+}
+
 static enum churn_verdict end_churn(struct run *run)
 {
 	char line[sizeof(run->result->last_words)];
@@ -217,12 +228,9 @@ static enum churn_verdict end_churn(struct run *run)
 	int status = 0;
 	while (waitpid(run->pid, &status, 0) < 0 && errno == EINTR)
 		;
-	run->pid = 0;
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		return trouble(run, "churn was harmed: %s %d: %s",
-			WIFSIGNALED(status) ? "signal" : "status",
-			WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
-			run->result->last_words);
+		return churn_ended(run, status);
+	run->pid = 0;
 	return CHURN_SAME;
 }
 
@@ -672,13 +680,12 @@ static void wait_until_stopped(struct run *run)
 
 static enum churn_verdict compare(struct run *run, const char *name)
 {
-	char store[160], path[320];
+	char path[320];
 	struct oracle_result found;
-	snprintf(store, sizeof(store), "%s/store", run->folder);
-	snprintf(path, sizeof(path), "%s/%s.tide", store, name);
+	snprintf(path, sizeof(path), "%s/%s.tide", run->store, name);
 	wait_until_stopped(run);
 	run->shown = 0;
-	if (oracle_compare_each(store, name, run->pid, on_difference, run, &found) < 0)
+	if (oracle_compare_each(run->store, name, run->pid, on_difference, run, &found) < 0)
 		return trouble(run, "the image cannot be held against the process");
 	unlink(path);
 	struct churn_result *r = run->result;
@@ -706,6 +713,9 @@ static enum churn_verdict go_around(struct run *run)
 	if (run->error.code == -ECANCELED && run->cancel_after != UINT64_MAX) {
 		run->result->cancelled++;
 	} else if (run->error.code) {
+		int status;
+		if (waitpid(run->pid, &status, WNOHANG) == run->pid)
+			return churn_ended(run, status);
 		return trouble(run, "send %" PRIu64 ": %s: %s", run->result->sends, run->error.text,
 			tide_error_reason(&run->error));
 	} else {
@@ -749,10 +759,12 @@ static enum churn_verdict prepare(struct run *run)
 		run->folder[0] = '\0';
 		return trouble(run, "make a folder in %s: %s", dir, strerror(errno));
 	}
-	char address[192], store[160];
+	char address[192];
 	snprintf(address, sizeof(address), "unix:%s/socket", run->folder);
-	snprintf(store, sizeof(store), "%s/store", run->folder);
-	struct tide_agent_options options = {.store = store, .timeout_ns = 240 * NS_PER_S};
+	snprintf(run->store, sizeof(run->store), "/dev/shm/churn-XXXXXX");
+	if (!mkdtemp(run->store))
+		snprintf(run->store, sizeof(run->store), "%s/store", run->folder);
+	struct tide_agent_options options = {.store = run->store, .timeout_ns = 240 * NS_PER_S};
 	static const struct tide_agent_callbacks callbacks;
 	if (tide_address_parse(address, &options.listen, &err) < 0 ||
 		tide_agent_start(&run->loop, &options, &callbacks, NULL, &run->agent, &err) < 0)
@@ -780,6 +792,8 @@ static void clean_up(struct run *run)
 	uv_loop_close(&run->loop);
 	if (run->log)
 		munmap((void *)(uintptr_t)run->log, sizeof(*run->log));
+	if (run->store[0])
+		nftw(run->store, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	if (run->folder[0])
 		nftw(run->folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	free(run->events);

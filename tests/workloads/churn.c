@@ -146,6 +146,29 @@ static void on_term(int signal)
 	atomic_store(churn.stop, 1);
 }
 
+/* Only on our own mistake, or where somebody changed our memory. */
+static void on_crash(int signal, siginfo_t *info, void *context)
+{
+	char text[512];
+	(void)context;
+	uint64_t last = churn.log->next;
+	int n = snprintf(text, sizeof(text),
+		"churn: signal %d at %p; the last operations there:", signal, info->si_addr);
+	uint64_t where = (uintptr_t)info->si_addr, first = last > 3000 ? last - 3000 : 1;
+	for (uint64_t at = last; at >= first && n < 400; at--) {
+		const struct churn_record *r = &churn.log->records[at % CHURN_RECORDS];
+		if (where < r->address || where >= r->address + r->bytes)
+			continue;
+		n += snprintf(text + n, sizeof(text) - (size_t)n, " %u:%s %#llx+%#llx", r->thread,
+			ops[r->op].name, (unsigned long long)r->address,
+			(unsigned long long)r->bytes);
+	}
+	text[n++] = '\n';
+	if (write(2, text, (size_t)n) < 0)
+		_exit(4);
+	_exit(3);
+}
+
 static pid_t helper_start(void)
 {
 	if (!churn.has_helper)
@@ -286,6 +309,9 @@ int main(int argc, char **argv)
 	struct sigaction sa = {.sa_handler = on_term, .sa_flags = SA_RESTART};
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGALRM, &sa, NULL);
+	struct sigaction crash = {.sa_sigaction = on_crash, .sa_flags = SA_SIGINFO};
+	sigaction(SIGSEGV, &crash, NULL);
+	sigaction(SIGBUS, &crash, NULL);
 	for (unsigned i = 1; i < churn.threads; i++) {
 		if ((errno = pthread_create(&ids[i], NULL, thread_run, &threads[i])))
 			die("pthread_create");

@@ -65,6 +65,7 @@ struct object {
 	uint8_t *home;  /* where all of it is mapped; NULL: nowhere */
 	uint32_t pages; /* its size now */
 	uint32_t pages_max;
+	bool cut;         /* its last page is not whole */
 	uint64_t *values; /* of its pages; raced ones have none */
 	bool *unknown;
 };

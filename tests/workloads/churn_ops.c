@@ -705,6 +705,7 @@ static void op_truncate(struct thread *t)
 	if (pages < o->pages)
 		model_object_dropped(o, pages, o->pages - pages);
 	o->pages = pages;
+	o->cut = within_page;
 	truncated(t, o);
 	if (within_page) {
 		o->unknown[pages - 1] = true;
@@ -759,6 +760,8 @@ static void op_pwrite(struct thread *t)
 			return;
 		o->values[i] = value;
 		o->unknown[i] = false;
+		if (i == o->pages - 1)
+			o->cut = false;
 	}
 }
 
@@ -813,6 +816,8 @@ static void op_fork(struct thread *t)
 	pid_t pid = fork();
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* Not all of it may be here (MADV_DONTFORK), and nobody minds how we end. */
+		signal(SIGSEGV, SIG_DFL);
 		for (unsigned i = 0; i < r.n; i += 2) {
 			const struct page *p = run_pages(r) + i;
 			if (page_is_writable(p) && p->kind == ANON)

@@ -198,7 +198,8 @@ void model_stored(struct page *p, uint64_t value)
 		struct object *o = &churn.objects[p->object];
 		if (!o->raced) {
 			o->values[p->at] = value;
-			o->unknown[p->at] = false;
+			/* Behind the end of a file, what is stored does not last. */
+			o->unknown[p->at] = o->cut && p->at == o->pages - 1;
 		}
 		return;
 	}

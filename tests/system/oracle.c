@@ -258,11 +258,19 @@ static void compare_not_held(
 			memset(here, 0, PAGE);
 			uint64_t offset = piece->file_offset + (at - piece->address);
 			/* Behind the end of the file a page is zero. */
-			if (piece->content == IMAGE_FILE &&
-				(l->file < 0 || pread(l->file, here, PAGE, (off_t)offset) < 0)) {
+			ssize_t in_file = piece->content != IMAGE_FILE ? PAGE
+					  : l->file < 0                ? -1
+							: pread(l->file, here, PAGE, (off_t)offset);
+			if (in_file < 0) {
 				note_page(o, l, piece, at, "the file cannot be read");
 				return;
 			}
+			/* In the last page, what was stored behind the end of the file is nobody's:
+			 * it is there while the page is in memory. */
+			if (in_file > 0 && in_file < PAGE &&
+				pread(o->mem, here + in_file, (size_t)(PAGE - in_file),
+					(off_t)at + in_file) < 0)
+				memset(here + in_file, 0, (size_t)(PAGE - in_file));
 			compare_page(o, l, piece, at, here);
 		}
 	}

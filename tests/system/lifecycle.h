@@ -78,7 +78,7 @@ void life_follow(const char *backend);
 const struct change_set *life_collect(void);
 /* Freezes, does all that once more, and thaws; the process must go on. */
 void life_finish(void);
-/* How many pages of an area the last collect found. */
+/* How many pages of an area the last collect found to be written. */
 uint64_t life_written(char area);
 /* Lets go. */
 void life_release(void);

@@ -185,24 +185,38 @@ static int scan_shared(struct collecting *c, struct page_run run)
 	return r < 0 ? r : pageset_add(&c->found->doubtful, run);
 }
 
+static bool is_hugetlb(const struct mapping_table *maps, const struct watch *w)
+{
+	return maps->v[w->mapping].flags & MAPPING_HUGETLB;
+}
+
 static int scan_all(struct collecting *c, const struct mapping_table *maps,
 	const struct watch_list *watches, bool unpaused, struct tide_error *err)
 {
 	const struct process *p = c->b->process;
-	for (size_t i = 0; i < watches->len; i++) {
+	/* Watches that lie side by side and mean the same are scanned by one call: the process
+	 * stands still. */
+	for (size_t i = 0, next; i < watches->len; i = next) {
 		const struct watch *w = &watches->v[i];
+		uint64_t end = w->end;
 		c->kind = w->kind;
-		c->hugetlb = maps->v[w->mapping].flags & MAPPING_HUGETLB;
-		int r = w->kind == WATCH_SHARED
-				? scan_shared(c, (struct page_run){w->start, w->end})
-				: scan_private(c, w->start, w->end, unpaused);
+		c->hugetlb = is_hugetlb(maps, w);
+		for (next = i + 1; next < watches->len; next++) {
+			const struct watch *n = &watches->v[next];
+			if (n->start != end || n->kind != w->kind ||
+				is_hugetlb(maps, n) != c->hugetlb)
+				break;
+			end = n->end;
+		}
+		int r = w->kind == WATCH_SHARED ? scan_shared(c, (struct page_run){w->start, end})
+						: scan_private(c, w->start, end, unpaused);
 		if (r == -ESRCH)
 			return tide_fail_kind(err, TIDE_ERROR_TARGET_GONE, -ECANCELED,
 				"process %d ended, or became another program", p->pid);
 		if (r < 0)
 			return tide_fail(err, r,
 				"read the pagemap of process %d from %#llx to %#llx", p->pid,
-				(unsigned long long)w->start, (unsigned long long)w->end);
+				(unsigned long long)w->start, (unsigned long long)end);
 	}
 	return 0;
 }

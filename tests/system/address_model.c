@@ -156,7 +156,8 @@ struct comparing {
 	pid_t pid;
 	int mem, pagemap;
 	bool objects;
-	size_t seen; /* pages of the model that were come upon, in private memory */
+	uint64_t window; /* what `entries` begins with; mappings are small and many */
+	uint64_t entries[ENTRIES];
 };
 
 static void note(struct comparing *c, const struct line *l, uint64_t address, const char *what)
@@ -184,7 +185,6 @@ static void compare_private(
 {
 	uint8_t there[PAGE], of_file[PAGE] = {0};
 	const uint8_t *held = find_page(c->model, SPACE_PRIVATE, address), *here = held;
-	c->seen += held != NULL;
 	/* Behind the end of the file, in its last page, are zeros. */
 	if (file >= 0 && pread(file, of_file, PAGE, (off_t)(l->offset + address - l->start)) >= 0 &&
 		!here)
@@ -207,24 +207,28 @@ static void compare_private(
 			     : "not held, and the process has contents");
 }
 
+/* The pagemap entry of a page. */
+static uint64_t entry_of(struct comparing *c, uint64_t address)
+{
+	if (c->window == 0 || address < c->window || address >= c->window + ENTRIES * PAGE) {
+		memset(c->entries, 0, sizeof(c->entries));
+		c->window = address;
+		if (pread(c->pagemap, c->entries, sizeof(c->entries), (off_t)(address / PAGE * 8)) <
+			8)
+			note(c, &(struct line){.name = "pagemap"}, address, "no entry");
+	}
+	return c->entries[(address - c->window) / PAGE];
+}
+
 static void compare_private_mapping(struct comparing *c, const struct line *l, int file)
 {
-	uint64_t entries[ENTRIES];
 	bool sparse = l->end - l->start > WALKED_WHOLE_MAX;
-	for (uint64_t at = l->start; !sparse && at < l->end;) {
-		uint64_t n = (l->end - at) / PAGE < ENTRIES ? (l->end - at) / PAGE : ENTRIES;
-		memset(entries, 0, sizeof(entries));
-		if (pread(c->pagemap, entries, n * 8, (off_t)(at / PAGE * 8)) != (ssize_t)n * 8)
-			note(c, l, at, "no pagemap entry");
-		for (uint64_t i = 0; i < n; i++, at += PAGE)
-			compare_private(c, l, at, entries[i], file);
-	}
+	for (uint64_t at = l->start; !sparse && at < l->end; at += PAGE)
+		compare_private(c, l, at, entry_of(c, at), file);
 	for (size_t i = 0; sparse && i < MODEL_BUCKETS; i++) {
 		for (struct model_page *p = c->model->buckets[i]; p; p = p->next) {
-			if (p->space != SPACE_PRIVATE || p->at < l->start || p->at >= l->end)
-				continue;
-			if (pread(c->pagemap, entries, 8, (off_t)(p->at / PAGE * 8)) == 8)
-				compare_private(c, l, p->at, entries[0], file);
+			if (p->space == SPACE_PRIVATE && p->at >= l->start && p->at < l->end)
+				compare_private(c, l, p->at, entry_of(c, p->at), file);
 		}
 	}
 }

@@ -489,21 +489,28 @@ static enum result do_aio(void)
 	return syscall(SYS_io_setup, 4, &context) < 0 ? CANNOT : DONE;
 }
 
+static int own_uffd = -1;
+
+/* rearm A PAGES: its own userfaultfd forgets what was written */
+static enum result rearm(uint8_t *at, size_t pages)
+{
+	struct uffdio_writeprotect wp = {.range = {.start = (uintptr_t)at, .len = pages * PAGE},
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP};
+	return ioctl(own_uffd, UFFDIO_WRITEPROTECT, &wp) < 0 ? FAILED : DONE;
+}
+
 /* uffd A PAGES: watched by a userfaultfd of its own, kept open */
 static enum result watch_own(uint8_t *at, size_t pages)
 {
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER);
+	own_uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER);
 	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_ASYNC};
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) < 0)
+	if (own_uffd < 0 || ioctl(own_uffd, UFFDIO_API, &api) < 0)
 		return CANNOT;
 	struct uffdio_register reg = {
 		.range = {.start = (uintptr_t)at, .len = pages * PAGE},
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
-	struct uffdio_writeprotect wp = {.range = reg.range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-	if (ioctl(fd, UFFDIO_REGISTER, &reg) < 0)
-		return CANNOT;
-	return ioctl(fd, UFFDIO_WRITEPROTECT, &wp) < 0 ? FAILED : DONE;
+	return ioctl(own_uffd, UFFDIO_REGISTER, &reg) < 0 ? CANNOT : rearm(at, pages);
 }
 
 /* many A PAGES: each page of it becomes a mapping */
@@ -621,6 +628,7 @@ static const struct {
 	{"punch", do_punch, NULL},
 	{"pwrite", do_pwrite, NULL},
 	{"read", NULL, read_pages},
+	{"rearm", NULL, rearm},
 	{"reopen", do_reopen, NULL},
 	{"resize", do_resize, NULL},
 	{"ring", do_ring, NULL},

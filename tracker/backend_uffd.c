@@ -39,7 +39,7 @@ struct uffd_backend {
 	struct pageset registered;
 	struct pageset fresh;        /* of these, by this collect */
 	struct pageset refused;      /* another userfaultfd's */
-	struct pageset files;        /* of registered: what maps files, now or earlier */
+	struct pageset files;        /* of registered: what maps files or SysV, now or earlier */
 	struct pageset shared_armed; /* stretches of shared objects that were armed in an earlier
 					collect */
 };
@@ -461,6 +461,13 @@ static int clear_stale(struct uffd_backend *b, uint64_t start, uint64_t end)
 	return r;
 }
 
+/* May the kernel have something to do when this mapping is closed? See uffd_release(). */
+static bool has_close(const struct mapping *m)
+{
+	return m->kind != MAPPING_ANON &&
+	       (m->kind != MAPPING_OBJECT || strncmp(m->name, "/SYSV", 5) == 0);
+}
+
 /*
  * Registers a part of one mapping, and takes it as written whole: only the kernel knows what
  * happened there before. Not being able to is no failure: the mapping is then read whole each time.
@@ -490,7 +497,7 @@ static int register_run(struct uffd_backend *b, const struct mapping_table *maps
 	/* The memory is gone, which is for the scan to say; or already not registered any more. */
 	if (r < 0)
 		return 0;
-	if (m->kind != MAPPING_ANON && m->kind != MAPPING_OBJECT)
+	if (has_close(m))
 		r = pageset_add(&b->files, run);
 	if (r == 0)
 		r = pageset_add(&b->registered, run);
@@ -735,9 +742,10 @@ static void uffd_release(struct backend *base)
 	struct uffd_backend *b = (struct uffd_backend *)base;
 	/*
 	 * Mappings of files are left to close(). Where such a mapping has a close() of its own, as
-	 * those of FUSE have, Linux 6.12 comes upon it a second time after UFFDIO_UNREGISTER could
-	 * not merge it with the unregistered one before it, finds a file that cannot be registered,
-	 * and BUGs: the caller dies with the target's memory locked for ever.
+	 * those of FUSE and SysV segments have, Linux 6.12 comes upon it a second time after
+	 * UFFDIO_UNREGISTER could not merge it with the unregistered one before it, finds a file
+	 * that cannot be registered, and BUGs: the caller dies with the target's memory locked for
+	 * ever.
 	 */
 	struct pageset pieces = {0};
 	if (pageset_subtract(&b->registered, &b->files, &pieces) == 0)

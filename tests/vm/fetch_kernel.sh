@@ -23,7 +23,7 @@ say() {
 
 # package_of RELEASE: the package of today's build, by the package lists; nothing where they know none.
 package_of() {
-	apt-cache depends "${metapackages[$1]}" 2>/dev/null |
+	{ apt-cache depends "${metapackages[$1]}" 2>/dev/null || true; } |
 		sed -n "s/^ *Depends: \(linux-image-${1//./\\.}\.[0-9].*\)$/\1/p" | head -n 1
 }
 

@@ -34,7 +34,7 @@ struct uffd_backend {
 	struct backend base;
 	const struct process *process;
 	int uffd;
-	bool has_own;   /* the process had a userfaultfd when we came */
+	bool has_own;   /* the process has had a userfaultfd at a look */
 	uint64_t guard; /* UAPI_PAGE_IS_GUARD where this kernel knows it, else 0 */
 	struct pageset registered;
 	struct pageset fresh;        /* of these, by this collect */
@@ -674,6 +674,10 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 	struct uffd_backend *b = (struct uffd_backend *)base;
 	struct backend_found found = {0};
 	struct collecting c = {.b = b, .found = &found, .swap_in_use = machine_has_swap()};
+
+	/* Before each arming: what it watches itself is not ours to arm. */
+	if (!frozen && !b->has_own)
+		b->has_own = has_userfaultfd(b->process);
 
 	/* Also in the freeze, where nothing is armed any more: of a mapping that grew, only what
 	 * is new or was written is found then. */

@@ -26,6 +26,7 @@
 	(UAPI_UFFD_FEATURE_WP_ASYNC | UAPI_UFFD_FEATURE_WP_UNPOPULATED | \
 		UAPI_UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 #define HUGE_PAGE (2ull << 20)
+#define STAND_STILL_NS (5 * NS_PER_S)
 /* No stack grows by more between two looks. */
 #define STACK_GROWTH_MAX (64ull << 20)
 #define POPULATED (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)
@@ -33,6 +34,7 @@
 struct uffd_backend {
 	struct backend base;
 	const struct process *process;
+	struct tracer *tracer;
 	int uffd;
 	bool has_own;   /* the process has had a userfaultfd at a look */
 	uint64_t guard; /* UAPI_PAGE_IS_GUARD where this kernel knows it, else 0 */
@@ -169,6 +171,7 @@ static int uffd_attach(
 		return tide_fail(err, -ENOMEM, "follow process %d", p->pid);
 	b->base.ops = &backend_uffd_wp;
 	b->process = p;
+	b->tracer = t;
 	b->uffd = -1;
 	b->has_own = has_userfaultfd(p);
 
@@ -589,8 +592,8 @@ static int find_lost(
  * A mapping that took the place of a registered one may be registered, too: with a userfaultfd of
  * the process's own. Its marks are not ours to read or to set. Registering again what is ours
  * already costs little and changes nothing; where something is not ours, it says so. But where a
- * registration is lost just now, this hides that: so it is done in the freeze, and before it only
- * with a process that has a userfaultfd.
+ * registration is lost just now, this would hide that: so the process must stand still between
+ * find_lost() and this.
  */
 static int find_foreign(struct uffd_backend *b, struct pageset *ret)
 {
@@ -635,13 +638,13 @@ static int register_again(struct uffd_backend *b, const struct mapping_table *ma
  * So nothing that the page tables say of writes is believed where we register anew.
  */
 static int recover_lost(struct uffd_backend *b, const struct mapping_table *maps,
-	const struct watch_list *watches, bool frozen, struct tide_error *err)
+	const struct watch_list *watches, bool standing, struct tide_error *err)
 {
 	struct pageset lost = {0}, foreign = {0};
-	int r = find_lost(b, frozen, &lost, err);
+	int r = find_lost(b, standing, &lost, err);
 	if (r == 0) {
 		r = register_again(b, maps, watches, &lost);
-		if (r == 0 && (frozen || b->has_own))
+		if (r == 0 && standing)
 			r = find_foreign(b, &foreign);
 		if (r == 0)
 			r = register_again(b, maps, watches, &foreign);
@@ -651,6 +654,19 @@ static int recover_lost(struct uffd_backend *b, const struct mapping_table *maps
 	pageset_release(&lost);
 	pageset_release(&foreign);
 	return r;
+}
+
+/* For a process that has a userfaultfd: it stands still for this, a fraction of a millisecond. */
+static int recover_standing(struct uffd_backend *b, const struct mapping_table *maps,
+	const struct watch_list *watches, struct tide_error *err)
+{
+	struct freeze_report report;
+	int r = tracer_freeze(b->tracer, STAND_STILL_NS, &report, err);
+	if (r < 0)
+		return r;
+	r = recover_lost(b, maps, watches, true, err);
+	int thawed = tracer_thaw(b->tracer, TRACER_RUN, r == 0 ? err : NULL);
+	return r == 0 ? thawed : r;
 }
 
 /* All that is held where we registered anew. */
@@ -685,7 +701,8 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 	if (r < 0)
 		tide_fail(err, r, "note the mappings of process %d", b->process->pid);
 	if (r == 0)
-		r = recover_lost(b, maps, watches, frozen, err);
+		r = b->has_own && !frozen ? recover_standing(b, maps, watches, err)
+					  : recover_lost(b, maps, watches, frozen, err);
 	if (r == 0)
 		r = scan_all(&c, maps, watches, !frozen, frozen, err);
 	if (r == 0 && (r = add_fresh(b, &found)) < 0)

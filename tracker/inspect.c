@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/error.h"
 #include "tracker/hidden_writes.h"
 #include "tracker/inspect.h"
@@ -133,7 +134,7 @@ static int inspect_objects(const struct process *p, struct inspection *in)
 	objects_begin_look(&objects);
 	int r = objects_look(&objects, p, &in->maps, false);
 	if (r == 0)
-		r = objects_look_for_others(&objects, p, &in->maps);
+		r = objects_look_for_others(&objects, p, &in->maps, clock_now_ns() + 2 * NS_PER_S);
 	for (size_t i = 0; r == 0 && i < objects.len; i++) {
 		const struct object *o = &objects.v[i];
 		char size[UNITS_TEXT], who[80];

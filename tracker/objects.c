@@ -21,6 +21,7 @@ void objects_release(struct objects *o)
 	for (size_t i = 0; i < o->len; i++)
 		pageset_release(&o->v[i].data);
 	free(o->v);
+	sharers_free(o->sharers);
 	*o = (struct objects){0};
 }
 
@@ -201,8 +202,8 @@ static struct sharer_query query_for(const struct mapping *m)
 		.name = m->name};
 }
 
-int objects_look_for_others(
-	struct objects *o, const struct process *p, const struct mapping_table *maps)
+int objects_look_for_others(struct objects *o, const struct process *p,
+	const struct mapping_table *maps, uint64_t deadline_ns)
 {
 	if (o->len == 0)
 		return 0;
@@ -223,7 +224,9 @@ int objects_look_for_others(
 		queries[n++] = query_for(m);
 	}
 	bool unseen = false;
-	int r = n ? sharers_find(p->pid, queries, n, &unseen) : 0;
+	int r = n && !o->sharers ? sharers_new(p->pid, &o->sharers) : 0;
+	if (r == 0 && n)
+		r = sharers_look(o->sharers, queries, n, deadline_ns, &unseen);
 	for (size_t k = 0; r == 0 && k < n; k++) {
 		of[k]->by = queries[k].by;
 		of[k]->own_descriptor = queries[k].own_descriptor;

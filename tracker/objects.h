@@ -43,9 +43,12 @@ struct object {
 	pid_t by;           /* one of the others, where known; else 0 */
 };
 
+struct sharers;
+
 struct objects {
 	struct object *v;
 	size_t len;
+	struct sharers *sharers; /* started when it is first needed */
 };
 
 void objects_release(struct objects *o);
@@ -58,10 +61,13 @@ void objects_begin_look(struct objects *o);
 /* Numbers the objects of `maps`, and brings up to date where they have data. */
 int objects_look(
 	struct objects *o, const struct process *p, struct mapping_table *maps, bool unpaused);
-/* Asks the machine who else has them; `maps` must be numbered. Takes about 0.1 ms for each of its
- * processes, where there is an object that is not known yet to be in other hands. */
-int objects_look_for_others(
-	struct objects *o, const struct process *p, const struct mapping_table *maps);
+/*
+ * Asks the machine who else has them; `maps` must be numbered. Takes about 0.1 ms for each of its
+ * processes, where there is an object that is not known yet to be in other hands, and at most until
+ * the deadline (CLOCK_MONOTONIC): what is not known by then is taken to be in other hands.
+ */
+int objects_look_for_others(struct objects *o, const struct process *p,
+	const struct mapping_table *maps, uint64_t deadline_ns);
 
 /* Appends the stretches of one mapping of an object that have data, by address. */
 int objects_watch(const struct objects *o, const struct mapping *m, uint32_t index,

@@ -4,12 +4,15 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "base/guard.h"
 #include "tracker/sharers.h"
 
@@ -132,4 +135,153 @@ int sharers_find(pid_t pid, struct sharer_query *queries, size_t n, bool *ret_un
 	}
 	*ret_unseen = l.unseen;
 	return 0;
+}
+
+/* --- on a thread of its own --------------------------------------------------------------- */
+
+/* Shared by the thread and the caller; the last one frees it. */
+struct sharers {
+	pid_t pid;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool started, left;           /* left: the caller is gone, and so shall the thread be */
+	bool asked;                   /* a look is wanted, or under way */
+	struct sharer_query *queries; /* the thread's own copy; names owned */
+	size_t n;
+	bool unseen;
+	int result;
+};
+
+static void queries_free(struct sharer_query *queries, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free((char *)(uintptr_t)queries[i].name);
+	free(queries);
+}
+
+static struct sharer_query *queries_copy(const struct sharer_query *queries, size_t n)
+{
+	struct sharer_query *copy = calloc(n, sizeof(*copy));
+	for (size_t i = 0; copy && i < n; i++) {
+		copy[i] = queries[i];
+		copy[i].name = strdup(queries[i].name);
+		if (!copy[i].name) {
+			queries_free(copy, i);
+			return NULL;
+		}
+	}
+	return copy;
+}
+
+static void destroy(struct sharers *s)
+{
+	queries_free(s->queries, s->n);
+	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+static void *look_run(void *arg)
+{
+	struct sharers *s = arg;
+	pthread_mutex_lock(&s->lock);
+	while (!s->left) {
+		if (!s->asked) {
+			pthread_cond_wait(&s->changed, &s->lock);
+			continue;
+		}
+		bool unseen = false;
+		pthread_mutex_unlock(&s->lock);
+		int r = sharers_find(s->pid, s->queries, s->n, &unseen);
+		pthread_mutex_lock(&s->lock);
+		s->result = r;
+		s->unseen = unseen;
+		s->asked = false;
+		pthread_cond_broadcast(&s->changed);
+	}
+	pthread_mutex_unlock(&s->lock);
+	destroy(s);
+	return NULL;
+}
+
+int sharers_new(pid_t pid, struct sharers **ret)
+{
+	struct sharers *s = calloc(1, sizeof(*s));
+	pthread_condattr_t monotonic;
+	if (!s)
+		return -ENOMEM;
+	s->pid = pid;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	*ret = s;
+	return 0;
+}
+
+/* It inherits a mask that keeps the signals for the program whose library we are. */
+static int start(struct sharers *s)
+{
+	pthread_t thread;
+	pthread_attr_t attr;
+	sigset_t all, old;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	int r = -pthread_create(&thread, &attr, look_run, s);
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	s->started = r == 0;
+	return r;
+}
+
+int sharers_look(struct sharers *s, struct sharer_query *queries, size_t n, uint64_t deadline_ns,
+	bool *ret_unseen)
+{
+	int r = 0;
+	struct timespec until = clock_timespec(deadline_ns);
+	for (size_t i = 0; i < n; i++) {
+		queries[i].by = 0;
+		queries[i].own_descriptor = true;
+	}
+	*ret_unseen = true;
+	pthread_mutex_lock(&s->lock);
+	if (!s->asked) {
+		queries_free(s->queries, s->n);
+		s->queries = queries_copy(queries, n);
+		s->n = s->queries ? n : 0;
+		r = s->queries ? 0 : -ENOMEM;
+		if (r == 0 && !s->started)
+			r = start(s);
+		s->asked = r == 0;
+		pthread_cond_broadcast(&s->changed);
+		while (s->asked &&
+			pthread_cond_timedwait(&s->changed, &s->lock, &until) != ETIMEDOUT)
+			;
+		if (r == 0 && !s->asked)
+			r = s->result;
+		for (size_t i = 0; r == 0 && !s->asked && i < n; i++) {
+			queries[i].by = s->queries[i].by;
+			queries[i].own_descriptor = s->queries[i].own_descriptor;
+			*ret_unseen = s->unseen;
+		}
+	}
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+void sharers_free(struct sharers *s)
+{
+	if (!s)
+		return;
+	if (!s->started) {
+		destroy(s);
+		return;
+	}
+	pthread_mutex_lock(&s->lock);
+	s->left = true;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
 }

@@ -27,8 +27,22 @@ struct sharer_query {
  * Looks at every process, `pid` and the calling one among them. *ret_unseen: some could not be
  * looked into, as this user may not, so that an answer of "none" is not certain. Returns 0 or
  * -ENOMEM, or the negative errno of reading /proc. Cost grows with the mappings and descriptors of
- * the machine: about 0.1 ms a process.
+ * the machine: about 0.1 ms a process. May wait for a lock of any of these processes, for as long
+ * as it is held.
  */
 int sharers_find(pid_t pid, struct sharer_query *queries, size_t n, bool *ret_unseen);
+
+struct sharers;
+
+/*
+ * The same on a thread of its own, and waited for until the deadline alone: what is not known by
+ * then is unseen. Where the thread still waits for a lock when it is asked again, so is everything.
+ * 0 or a negative errno; the thread is started by the first look.
+ */
+int sharers_new(pid_t pid, struct sharers **ret);
+int sharers_look(struct sharers *s, struct sharer_query *queries, size_t n, uint64_t deadline_ns,
+	bool *ret_unseen);
+/* Does not wait for the thread. Accepts NULL. */
+void sharers_free(struct sharers *s);
 
 #endif

@@ -336,12 +336,22 @@ static void look_release(struct look *l)
 	backend_found_release(&l->found);
 }
 
+/*
+ * How long the whole machine may be asked who else has an object. Where it takes longer, to read
+ * the object is the lesser evil; and one process that holds a lock for ever must not hold us.
+ */
+static uint64_t others_ns(const struct process_source *s)
+{
+	return (s->frozen ? 20 : 2000) * NS_PER_MS;
+}
+
 static int look_at_objects(
 	struct process_source *s, struct mapping_table *maps, bool others, struct tide_error *err)
 {
 	int r = objects_look(&s->objects, s->process, maps, s->frozen);
 	if (r == 0 && others)
-		r = objects_look_for_others(&s->objects, s->process, maps);
+		r = objects_look_for_others(
+			&s->objects, s->process, maps, clock_now_ns() + others_ns(s));
 	for (size_t i = 0; r == 0 && i < maps->len; i++) {
 		struct mapping *m = &maps->v[i];
 		if (m->kind != MAPPING_OBJECT)
@@ -421,7 +431,9 @@ static int take_look(struct process_source *s, struct look *l, struct tide_error
 	 * are known by then: new ones are read whole in any case. */
 	bool ask_before = s->backend->ops->stands_still && !s->frozen;
 	objects_begin_look(&s->objects);
-	int r = ask_before ? objects_look_for_others(&s->objects, s->process, &s->settled.maps) : 0;
+	int r = ask_before ? objects_look_for_others(&s->objects, s->process, &s->settled.maps,
+				     clock_now_ns() + others_ns(s))
+			   : 0;
 	if (r < 0)
 		return tide_fail(
 			err, r, "look at the shared memory of process %d", s->process->pid);

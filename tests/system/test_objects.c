@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "tests/harness.h"
 #include "tracker/maps.h"
 #include "tracker/objects.h"
@@ -205,7 +206,7 @@ static bool look(struct objects *o, const struct process *p)
 	if (r == 0)
 		r = objects_look(o, p, &maps, false);
 	if (r == 0)
-		r = objects_look_for_others(o, p, &maps);
+		r = objects_look_for_others(o, p, &maps, clock_now_ns() + 60 * NS_PER_S);
 	CU_ASSERT_EQUAL(r, 0);
 	for (size_t i = 0; r == 0 && i < maps.len; i++) {
 		if (maps.v[i].kind == MAPPING_OBJECT)

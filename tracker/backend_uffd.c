@@ -776,6 +776,7 @@ static void uffd_release(struct backend *base)
 	if (b->uffd >= 0)
 		close(b->uffd);
 	pageset_release(&b->registered);
+	pageset_release(&b->fresh);
 	pageset_release(&b->files);
 	pageset_release(&b->refused);
 	pageset_release(&b->shared_armed);

@@ -58,7 +58,13 @@ static void change_setting(const char *path, const char *value, long more)
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		harness_skip("%s cannot be set", path);
-	flock(fd, LOCK_EX);
+	for (int left = 3000; flock(fd, LOCK_EX | LOCK_NB) < 0; left--) {
+		if (left == 0) {
+			close(fd);
+			harness_skip("%s is held by another test", path);
+		}
+		usleep(10000);
+	}
 	setting.fd = fd;
 	setting.path = path;
 	ssize_t n = pread(fd, setting.before, sizeof(setting.before) - 1, 0);

@@ -93,26 +93,32 @@ static int inspect_hidden_writes(
 	return r;
 }
 
+int inspect_secret(const struct process *p, const struct mapping *m, uint64_t *ret_bytes,
+	struct tide_error *err)
+{
+	struct pageset held = {0};
+	int r = maps_is_secret(m) ? populated_find(p, m, m->start, m->end, &held, err) : 0;
+	if (r == 0)
+		*ret_bytes = pageset_bytes(&held);
+	pageset_release(&held);
+	return r;
+}
+
 /* Memory that nobody but the process can read cannot travel; where there is something in it, what
  * would be made without it would not be the process. */
 static int inspect_secrets(const struct process *p, struct inspection *in, struct tide_error *err)
 {
 	int r = 0;
-	struct pageset held = {0};
 	for (size_t i = 0; r == 0 && i < in->maps.len; i++) {
 		const struct mapping *m = &in->maps.v[i];
-		if (!maps_is_secret(m))
-			continue;
-		pageset_clear(&held);
-		r = populated_find(p, m, m->start, m->end, &held, err);
-		if (r == 0 && held.len)
+		uint64_t bytes = 0;
+		r = inspect_secret(p, m, &bytes, err);
+		if (r == 0 && bytes)
 			r = add_finding(in, true,
 				"memfd_secret memory at %#llx holds %llu KiB that nobody else may "
 				"read",
-				(unsigned long long)m->start,
-				(unsigned long long)pageset_bytes(&held) >> 10);
+				(unsigned long long)m->start, (unsigned long long)bytes >> 10);
 	}
-	pageset_release(&held);
 	return r;
 }
 

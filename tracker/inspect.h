@@ -27,4 +27,10 @@ struct inspection {
 int process_inspect(pid_t pid, struct inspection *ret, struct tide_error *err);
 void inspection_release(struct inspection *i);
 
+struct process;
+/* How much of a mapping's memory nobody but the process can read (memfd_secret); 0 for all other
+ * mappings. */
+int inspect_secret(const struct process *p, const struct mapping *m, uint64_t *ret_bytes,
+	struct tide_error *err);
+
 #endif

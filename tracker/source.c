@@ -423,6 +423,25 @@ static int look_for_hidden_writes(struct process_source *s, struct look *l, stru
 	return r;
 }
 
+/* Memory that nobody else may read may also come up while the process is followed. */
+static int refuse_secrets(
+	struct process_source *s, const struct mapping_table *maps, struct tide_error *err)
+{
+	for (size_t i = 0; i < maps->len; i++) {
+		uint64_t bytes = 0;
+		int r = inspect_secret(s->process, &maps->v[i], &bytes, err);
+		if (r < 0)
+			return r;
+		if (bytes)
+			return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -ECANCELED,
+				"process %d has memfd_secret memory at %#llx by now: %llu KiB that "
+				"nobody else may read",
+				s->process->pid, (unsigned long long)maps->v[i].start,
+				(unsigned long long)bytes >> 10);
+	}
+	return 0;
+}
+
 static int take_look(struct process_source *s, struct look *l, struct tide_error *err)
 {
 	bool still = false;
@@ -438,11 +457,15 @@ static int take_look(struct process_source *s, struct look *l, struct tide_error
 		return tide_fail(
 			err, r, "look at the shared memory of process %d", s->process->pid);
 
-	r = stand_still(s, &still, &since, err);
+	r = process_check(s->process, err);
+	if (r == 0)
+		r = stand_still(s, &still, &since, err);
 	if (r == 0)
 		r = process_check(s->process, err);
 	if (r == 0)
 		r = maps_read(s->process, &s->settled.maps, &l->maps, err);
+	if (r == 0)
+		r = refuse_secrets(s, &l->maps, err);
 	if (r == 0)
 		r = look_at_objects(s, &l->maps, !ask_before, err);
 	if (r == 0 && (r = make_watches(&s->objects, &l->maps, &l->watches)) < 0)
@@ -661,7 +684,10 @@ static int source_freeze(struct page_source *base, uint64_t timeout_ns, struct t
 {
 	struct process_source *s = (struct process_source *)base;
 	struct freeze_report report;
-	int r = tracer_freeze(s->tracer, timeout_ns, &report, err);
+	/* What has its number by now is not stopped even for a moment. */
+	int r = process_check(s->process, err);
+	if (r == 0)
+		r = tracer_freeze(s->tracer, timeout_ns, &report, err);
 	s->frozen = r == 0;
 	return r;
 }

@@ -575,6 +575,9 @@ static void run_row(const struct row *row, const char *backend)
 		harness_skip("no swap");
 	if (row->flags & NEEDS_HUGETLB)
 		change_setting("/proc/sys/vm/nr_hugepages", NULL, 8);
+	/* Merging is the whole machine's, and undoing it walks every process that asked for it. */
+	if (row->flags & NEEDS_KSM && !getenv("TIDEMARK_TEST_GUEST"))
+		harness_skip("merging of pages (KSM) is turned on in guests alone (./dev vm)");
 	if (row->flags & NEEDS_KSM)
 		change_setting("/sys/kernel/mm/ksm/run", "1", 0);
 	if (strstr(row->before, "pageout") || strstr(row->change, "pageout"))

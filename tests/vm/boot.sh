@@ -77,7 +77,8 @@ initramfs() {
 	busybox depmod -b "$root" "$version"
 	printf 'kernel=%q share=%q\n' "$kernel" "$share" >"$root/settings.sh"
 	{
-		printf 'export PATH=%q HOME=%q\n' "$PATH" "$HOME"
+		# Tests that change the whole machine do so where it is a guest of ours.
+		printf 'export PATH=%q HOME=%q TIDEMARK_TEST_GUEST=1\n' "$PATH" "$HOME"
 		printf 'cd %q && exec' "$PWD"
 		printf ' %q' "$@"
 		echo

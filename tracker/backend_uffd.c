@@ -52,9 +52,10 @@ struct collecting {
 	struct backend_found *found;
 	enum watch_kind kind;
 	bool hugetlb;
-	bool tracked;     /* else every held page counts as written */
-	bool swap_in_use; /* the machine has swap: a swapped entry may be a swapped page */
-	uint64_t pages;   /* counting only (found is NULL) */
+	bool tracked;           /* else every held page counts as written */
+	bool swap_in_use;       /* the machine has swap: a swapped entry may be a swapped page */
+	struct pageset markers; /* of private file mappings */
+	uint64_t pages;         /* counting only (found is NULL) */
 };
 
 static int api(int uffd)
@@ -265,7 +266,9 @@ static int found_entries(struct collecting *c, const struct uapi_page_region *re
 	const uint64_t frame = (1ull << 55) - 1;
 	uint64_t entries[SOME], page = (uint64_t)sysconf(_SC_PAGESIZE);
 	if (!c->swap_in_use)
-		return 0;
+		return c->found ? pageset_add(&c->markers,
+					  (struct page_run){region->start, region->end})
+				: 0;
 	for (uint64_t at = region->start; at < region->end;) {
 		uint64_t left = (region->end - at) / page;
 		ptrdiff_t n = pagemap_read(
@@ -275,9 +278,12 @@ static int found_entries(struct collecting *c, const struct uapi_page_region *re
 		for (ptrdiff_t i = 0; i < n; i++, at += page) {
 			struct uapi_page_region one = {at, at + page, region->categories};
 			bool hidden = !(entries[i] & frame);
-			if (!hidden && (entries[i] & KIND) == KIND_MARKER)
-				continue;
-			int r = note_region(c, &one, written, hidden);
+			bool marker = !hidden && (entries[i] & KIND) == KIND_MARKER;
+			int r = 0;
+			if (!marker)
+				r = note_region(c, &one, written, hidden);
+			else if (c->found)
+				r = pageset_add(&c->markers, (struct page_run){at, at + page});
 			if (r < 0)
 				return r;
 		}
@@ -326,15 +332,21 @@ static int found_shared(void *arg, const struct uapi_page_region *region)
 	return r == 0 && !c->tracked ? pageset_add(&c->found->doubtful, run) : r;
 }
 
-/* Private memory: one scan gives what is held and what was written, at the same instant, and arms.
+/*
+ * Private memory: one scan gives what is held and what was written, at the same instant, and arms.
+ * Of file mappings it passes over the file's own pages: they are nothing to us, a copy of one comes
+ * up written, and an armed one leaves a marker where it goes (take_markers_away).
  */
 static int scan_private(
 	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
 {
+	bool pass_over_files = c->kind == WATCH_PRIVATE_FILE && !c->hugetlb;
 	struct scan_query q = {
 		.pagemap_fd = c->b->process->pagemap_fd,
 		.protect = protect && c->tracked,
 		.unpaused = unpaused,
+		.inverted = pass_over_files ? UAPI_PAGE_IS_FILE : 0,
+		.mask = pass_over_files ? UAPI_PAGE_IS_FILE : 0,
 		.anyof = POPULATED,
 		.returned = POPULATED | UAPI_PAGE_IS_WRITTEN | UAPI_PAGE_IS_WPALLOWED |
 			    UAPI_PAGE_IS_PFNZERO | c->b->guard |
@@ -431,6 +443,29 @@ static uint64_t stack_may_begin(const struct mapping_table *maps, uint32_t index
 	return start - behind > STACK_GROWTH_MAX ? start - STACK_GROWTH_MAX : behind;
 }
 
+static int unprotect(int uffd, struct page_run run)
+{
+	struct uffdio_writeprotect wp = {.range = {.start = run.start, .len = run.end - run.start}};
+	while (ioctl(uffd, UFFDIO_WRITEPROTECT, &wp) < 0) {
+		if (errno != EAGAIN)
+			return -errno;
+	}
+	return 0;
+}
+
+/*
+ * A page of a locked mapping (mlock) that has a marker, and is not in the page cache, is a fault
+ * that the kernel never gets done with: the process hangs, with the lock of its address space held
+ * in the case of mlock() itself (Linux 6.18, filemap_fault_recheck_pte_none()). So no marker stays
+ * in a file mapping for longer than until we see it.
+ */
+static void take_markers_away(struct uffd_backend *b, const struct pageset *markers)
+{
+	/* Fails where the mapping is gone, and its markers with it. */
+	for (size_t i = 0; i < markers->len; i++)
+		(void)unprotect(b->uffd, markers->runs[i]);
+}
+
 static int note_stale(void *arg, const struct uapi_page_region *region)
 {
 	return pageset_add(arg, (struct page_run){region->start, region->end});
@@ -453,13 +488,8 @@ static int clear_stale(struct uffd_backend *b, uint64_t start, uint64_t end)
 		.returned = UAPI_PAGE_IS_PRESENT,
 	};
 	int r = scan_range(&q, start, end, note_stale, &stale);
-	for (size_t i = 0; r == 0 && i < stale.len; i++) {
-		struct uffdio_writeprotect wp = {
-			.range = {.start = stale.runs[i].start,
-				.len = stale.runs[i].end - stale.runs[i].start}};
-		while (r == 0 && ioctl(b->uffd, UFFDIO_WRITEPROTECT, &wp) < 0)
-			r = errno == EAGAIN ? 0 : -errno;
-	}
+	for (size_t i = 0; r == 0 && i < stale.len; i++)
+		r = unprotect(b->uffd, stale.runs[i]);
 	pageset_release(&stale);
 	return r;
 }
@@ -705,6 +735,8 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 					  : recover_lost(b, maps, watches, frozen, err);
 	if (r == 0)
 		r = scan_all(&c, maps, watches, !frozen, frozen, err);
+	take_markers_away(b, &c.markers);
+	pageset_release(&c.markers);
 	if (r == 0 && (r = add_fresh(b, &found)) < 0)
 		tide_fail(err, r, "note what process %d wrote", b->process->pid);
 	if (r == 0)

@@ -5,6 +5,7 @@
  * address both sides know.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -545,6 +546,37 @@ static void test_of_a_private_file_only_copies_travel(void)
 	freeze_and_compare(true);
 }
 
+/* The file's pages are not in memory then; page 3 is the first to be read. */
+static void punch_and_lock_3(void)
+{
+	fallocate(file_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGES * PAGE);
+	if (mlock(arena + 3 * PAGE, PAGE) < 0)
+		_exit(1);
+}
+
+/* A marker of write-protection in a page table would have the kernel go round in circles. */
+static void test_memory_that_we_followed_can_be_locked(void)
+{
+	void (*fn)(void) = punch_and_lock_3;
+	char done;
+	step(map_the_file);
+	step(read_all);
+	follow();
+	step(write_3_and_20);
+	collect();
+	step(drop_2_to_5);
+	collect();
+	CU_ASSERT_EQUAL_FATAL(write(to_child, &fn, sizeof(fn)), sizeof(fn));
+	struct pollfd answer = {.fd = from_child, .events = POLLIN};
+	bool answered = poll(&answer, 1, 20000) == 1;
+	/* Nothing else ends it then, and who lets go of it would wait for it. */
+	if (!answered)
+		kill(child, SIGKILL);
+	CU_ASSERT_TRUE_FATAL(answered);
+	CU_ASSERT_EQUAL(read(from_child, &done, 1), 1);
+	freeze_and_compare(true);
+}
+
 static void test_a_dropped_copy_that_is_read_is_the_file_again(void)
 {
 	step(map_the_file);
@@ -691,6 +723,7 @@ static const struct test tests[] = {
 	TEST(test_memory_beside_which_other_memory_is_moved_is_still_followed),
 	TEST(test_what_an_earlier_tracker_left_behind_does_no_harm),
 	TEST(test_of_a_private_file_only_copies_travel),
+	TEST(test_memory_that_we_followed_can_be_locked),
 	TEST(test_a_dropped_copy_that_is_read_is_the_file_again),
 	TEST(test_shared_memory_travels_as_an_object),
 	TEST(test_a_hole_punched_into_shared_memory_is_dropped),

@@ -84,6 +84,7 @@ struct thread {
 	int scratch_fd;
 	int uffd;
 	uint8_t *sparse;
+	uint8_t *beside;
 	uint8_t *huge;
 	bool huge_is_shared;
 };

@@ -452,6 +452,45 @@ static void op_shrink(struct thread *t)
 		model_clear((struct run){.slot = r.slot, .first = r.first + kept, .n = r.n - kept});
 }
 
+#define BESIDE_PAGES 8
+/*
+ * Memory that nobody has touched yet is moved to right behind other memory: the kernel makes one
+ * mapping of them. It has lain about for a while by then, and may be followed.
+ */
+static void op_move_beside(struct thread *t)
+{
+	uint8_t *wait_at = (uint8_t *)(WORLD + t->number * THREAD_ROOM + EXTRA_ROOM + (32ul << 30));
+	struct run r = draw_run(t, 1u << ANON, churn.pages);
+	if (r.n && t->beside) {
+		struct run end = r;
+		const struct page *pages = r.slot->pages;
+		while (end.first + end.n < churn.pages && pages[end.first + end.n].kind == ANON &&
+			pages[end.first + end.n].prot == run_pages(r)->prot)
+			end.n++;
+		struct run to = {.slot = r.slot, .first = end.first + end.n, .n = BESIDE_PAGES};
+		if (to.first + to.n > churn.pages || run_pages(r)->prot != (PROT_READ | PROT_WRITE))
+			return;
+		note_run(t, to);
+		t->beside = NULL;
+		if (mremap(wait_at, BESIDE_PAGES * PAGE, BESIDE_PAGES * PAGE,
+			    MREMAP_MAYMOVE | MREMAP_FIXED, run_start(to)) == MAP_FAILED) {
+			munmap(wait_at, BESIDE_PAGES * PAGE);
+			run_give_up(to);
+			return;
+		}
+		model_clear(to);
+		for (unsigned i = 0; i < to.n; i++) {
+			run_pages(to)[i].kind = ANON;
+			run_pages(to)[i].prot = PROT_READ | PROT_WRITE;
+		}
+		store_run(t, end, false, 0, 10);
+		return;
+	}
+	void *got = mmap(wait_at, BESIDE_PAGES * PAGE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	t->beside = got == MAP_FAILED ? NULL : got;
+}
+
 /* --- madvise ------------------------------------------------------------------------------- */
 
 static void op_dontneed(struct thread *t)
@@ -986,6 +1025,7 @@ const struct op ops[] = {
 	{"unprotect", 20, op_unprotect},
 	{"move", 15, op_move},
 	{"move-leaving", 8, op_move_dontunmap},
+	{"move-beside", 10, op_move_beside},
 	{"grow", 8, op_grow},
 	{"shrink", 5, op_shrink},
 	{"dontneed", 25, op_dontneed},

@@ -160,7 +160,7 @@ static void collect(void)
 			source->ops->read(source, &span, 1, contents[first], &got, &err), 0);
 		memset(held + first, 1, got / PAGE);
 		for (uint64_t k = 0; span.zero && k < got; k++)
-			CU_ASSERT_EQUAL_FATAL(contents[first][k], 0);
+			CU_ASSERT_EQUAL_FATAL(contents[first + (int)(k / PAGE)][k % PAGE], 0);
 	}
 	CU_ASSERT_EQUAL(source->ops->settle(source, true, &err), 0);
 }

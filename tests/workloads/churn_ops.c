@@ -673,9 +673,8 @@ static void op_fork_advice(struct thread *t)
 	advise(t, 1u << ANON, 64, advice[draw(t, 4)]);
 }
 
-static void op_lock(struct thread *t)
+static void lock(struct thread *t, struct run r)
 {
-	struct run r = draw_run(t, ANY, 32);
 	if (r.n == 0)
 		return;
 	note_run(t, r);
@@ -690,6 +689,17 @@ static void op_lock(struct thread *t)
 		struct page *p = run_pages(r) + i;
 		p->flags = (uint8_t)(lock ? p->flags | LOCKED : p->flags & ~LOCKED);
 	}
+}
+
+static void op_lock(struct thread *t)
+{
+	lock(t, draw_run(t, 1u << ANON | 1u << SHARED, 32));
+}
+
+/* With uffd-wp this can hang the process in the kernel (docs/correctness.md). */
+static void op_lock_file(struct thread *t)
+{
+	lock(t, draw_run(t, 1u << PRIVATE, 32));
 }
 
 static void op_name(struct thread *t)
@@ -1043,6 +1053,7 @@ const struct op ops[] = {
 	{"mergeable", 3, op_mergeable},
 	{"fork-advice", 3, op_fork_advice},
 	{"lock", 6, op_lock},
+	{"lock-file", 0, op_lock_file},
 	{"name", 4, op_name},
 	{"truncate", 10, op_truncate},
 	{"punch", 10, op_punch},

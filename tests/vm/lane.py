@@ -189,7 +189,7 @@ def run_on(kernel, tests, timeout, logs):
 def main():
     parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1], add_help=False)
     parser.add_argument("--kernel", action="append")
-    parser.add_argument("--timeout", type=int, default=300)
+    parser.add_argument("--timeout", type=int, default=900)
     parser.add_argument("build")
     parser.add_argument("logs", type=pathlib.Path)
     parser.add_argument("ctest_args", nargs=argparse.REMAINDER)

@@ -16,7 +16,9 @@
 #include <time.h>
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/guard.h"
 #include "tracker/backend_uffd.h"
+#include "tracker/maps.h"
 #include "tracker/pagemap.h"
 #include "tracker/process.h"
 #include "tracker/scan.h"
@@ -41,7 +43,6 @@ struct uffd_backend {
 	struct pageset registered;
 	struct pageset fresh;        /* of these, by this collect */
 	struct pageset refused;      /* another userfaultfd's */
-	struct pageset files;        /* of registered: what maps files or SysV, now or earlier */
 	struct pageset shared_armed; /* stretches of shared objects that were armed in an earlier
 					collect */
 };
@@ -494,13 +495,6 @@ static int clear_stale(struct uffd_backend *b, uint64_t start, uint64_t end)
 	return r;
 }
 
-/* May the kernel have something to do when this mapping is closed? See uffd_release(). */
-static bool has_close(const struct mapping *m)
-{
-	return m->kind != MAPPING_ANON &&
-	       (m->kind != MAPPING_OBJECT || strncmp(m->name, "/SYSV", 5) == 0);
-}
-
 /*
  * Registers a part of one mapping, and takes it as written whole: only the kernel knows what
  * happened there before. Not being able to is no failure: the mapping is then read whole each time.
@@ -530,10 +524,7 @@ static int register_run(struct uffd_backend *b, const struct mapping_table *maps
 	/* The memory is gone, which is for the scan to say; or already not registered any more. */
 	if (r < 0)
 		return 0;
-	if (has_close(m))
-		r = pageset_add(&b->files, run);
-	if (r == 0)
-		r = pageset_add(&b->registered, run);
+	r = pageset_add(&b->registered, run);
 	if (r == 0)
 		r = pageset_add(&b->fresh, run);
 	return r == 0 ? pageset_remove(&b->shared_armed, run) : r;
@@ -790,18 +781,41 @@ static void unregister_run(int uffd, struct page_run run)
 	}
 }
 
+/*
+ * What may be unregistered in pieces: anonymous memory, memfd, tmpfs. The rest is left to close().
+ * Where a mapping is told of its end (a close() in its vm_ops: files on FUSE, SysV segments), Linux
+ * 6.12 comes upon it a second time after UFFDIO_UNREGISTER could not merge it with the unregistered
+ * one before it, finds a file that cannot be registered, and BUGs: the caller dies with the
+ * target's memory locked for ever. The mappings of now are asked, since others may have come since
+ * the last collect; those that come from here on are not registered, and such a piece is just
+ * refused.
+ */
+static int find_pieces(const struct uffd_backend *b, struct pageset *ret)
+{
+	auto_free char *text = NULL;
+	auto_(mapping_table_release) struct mapping_table maps = {0};
+	struct pageset may = {0};
+	size_t len = 0;
+	int r = process_read_file(b->process, "maps", &text, &len, NULL);
+	if (r == 0)
+		r = maps_parse(text, len, &maps, NULL);
+	for (size_t i = 0; r == 0 && i < maps.len; i++) {
+		const struct mapping *m = &maps.v[i];
+		if (m->kind == MAPPING_ANON ||
+			(m->kind == MAPPING_OBJECT && strncmp(m->name, "/SYSV", 5) != 0))
+			r = pageset_add(&may, (struct page_run){m->start, m->end});
+	}
+	if (r == 0)
+		r = pageset_intersect(&b->registered, &may, ret);
+	pageset_release(&may);
+	return r;
+}
+
 static void uffd_release(struct backend *base)
 {
 	struct uffd_backend *b = (struct uffd_backend *)base;
-	/*
-	 * Mappings of files are left to close(). Where such a mapping has a close() of its own, as
-	 * those of FUSE and SysV segments have, Linux 6.12 comes upon it a second time after
-	 * UFFDIO_UNREGISTER could not merge it with the unregistered one before it, finds a file
-	 * that cannot be registered, and BUGs: the caller dies with the target's memory locked for
-	 * ever.
-	 */
 	struct pageset pieces = {0};
-	if (pageset_subtract(&b->registered, &b->files, &pieces) == 0)
+	if (find_pieces(b, &pieces) == 0)
 		for (size_t i = 0; i < pieces.len; i++)
 			unregister_run(b->uffd, pieces.runs[i]);
 	pageset_release(&pieces);
@@ -809,7 +823,6 @@ static void uffd_release(struct backend *base)
 		close(b->uffd);
 	pageset_release(&b->registered);
 	pageset_release(&b->fresh);
-	pageset_release(&b->files);
 	pageset_release(&b->refused);
 	pageset_release(&b->shared_armed);
 	free(b);

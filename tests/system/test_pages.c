@@ -604,11 +604,16 @@ static void test_an_older_kernel_gives_the_same_counts(void)
 	if (pid == 0) {
 		struct page_table old = {0};
 		struct page_table_options all = {.flags = true, .maps_counted = true};
+		struct tide_error why = {0};
 		int wrong = 0;
 		hide_pagemap_scan();
-		if (page_table_read(target, &all, &old, NULL) < 0 || old.sources.scan ||
-			old.len != table.len)
+		int r = page_table_read(target, &all, &old, &why);
+		if (r < 0 || old.sources.scan || old.len != table.len) {
+			printf("read: %d (%s), scan: %d, %zu mappings of %zu\n", r, why.text,
+				old.sources.scan, old.len, table.len);
+			fflush(stdout);
 			_exit(1);
+		}
 		for (size_t i = 0; i < old.len; i++) {
 			for (int k = 0; k < PAGE_COUNTS; k++) {
 				uint64_t now = table.v[i].counts.of[k],

@@ -167,7 +167,7 @@ static void find_sources(struct gathering *g, const struct page_table_options *o
 	struct page_table *t = g->t;
 	struct page_sources *s = &t->sources;
 	s->page_bytes = g->page;
-	s->scan = scan(g, 0, g->page, no_region) != -ENOTTY;
+	s->scan = scan(g, 0, g->page, no_region) != -EOPNOTSUPP;
 	s->frames = ask_frames(g->page);
 	g->flags_fd = open_frames("/proc/kpageflags", o->flags, s->frames, &t->flags_error);
 	g->count_fd = open_frames("/proc/kpagecount", o->maps_counted, s->frames, &t->count_error);

@@ -57,6 +57,12 @@ static const char *const phase_names[PHASE_COUNT] = {
 	[PHASE_THAW] = "thaw",
 };
 
+/* A time, as long as it takes on this machine: an emulated one (tests/vm) needs more. */
+static uint64_t here(uint64_t ns)
+{
+	return getenv("TIDEMARK_EMULATED") ? 30 * ns : ns;
+}
+
 /* In memory shared with the tracer that is going to be killed. */
 struct tracer_report {
 	volatile int phase;
@@ -111,7 +117,7 @@ static void spin_until(uint64_t ns)
  * processors. */
 static void tracer_await_phase(int phase, bool until_it_is)
 {
-	uint64_t deadline = clock_now_ns() + PHASE_WAIT_MAX_NS;
+	uint64_t deadline = clock_now_ns() + here(PHASE_WAIT_MAX_NS);
 	while ((tracer_report->phase == phase) != until_it_is && clock_now_ns() < deadline)
 		sched_yield();
 }
@@ -227,7 +233,7 @@ static enum outcome target_await_rounds(struct target *t)
 	uint64_t before[TARGET_THREADS_MAX];
 	for (unsigned i = 0; i < t->kind->nthreads; i++)
 		before[i] = target_report->progress[i];
-	uint64_t deadline = clock_now_ns() + HANG_NS;
+	uint64_t deadline = clock_now_ns() + here(HANG_NS);
 	for (unsigned i = 0; i < t->kind->nthreads;) {
 		if (target_report->wrong)
 			return OUTCOME_WRONG;
@@ -291,7 +297,7 @@ static int tracer_kill_one(pid_t target)
 
 	tracer_await_phase(PHASE_IDLE, false);
 	if (chosen & 1) {
-		usleep((useconds_t)(offset % RANDOM_LIFE_MAX_NS / NS_PER_US));
+		usleep((useconds_t)(offset % here(RANDOM_LIFE_MAX_NS) / NS_PER_US));
 	} else {
 		tracer_await_phase((int)((chosen >> 1) % PHASE_COUNT), true);
 		spin_until(clock_now_ns() + offset % PHASE_OFFSET_MAX_NS);

@@ -231,7 +231,7 @@ static int wait_fd;
 /* Several freezes must fit in. */
 static long bare_timeout_ms(void)
 {
-	return harness_is_emulated() ? 10 * TIMEOUT_MS : TIMEOUT_MS;
+	return harness_is_emulated() ? 30 * TIMEOUT_MS : TIMEOUT_MS;
 }
 
 static void on_signal(int signal)

@@ -130,8 +130,10 @@ static void test_a_recorded_stream_gives_the_same_image(void)
 	struct child *writer = child_start(fixture_workload("writer"), "32", "20", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
 	const char *file = fixture_path("recorded"), *store = fixture_path("applied");
-	child_run(
-		0, fixture_tidemark(), "send", text_of(writer->pid), file, "--leave-stopped", NULL);
+	struct child *send = child_run(0, fixture_tidemark(), "send", text_of(writer->pid), file,
+		"--leave-stopped", "--freeze-timeout", "60s", NULL);
+	if (send->status != 0)
+		CU_FAIL_FATAL("the send failed");
 	wait_until_stopped(writer->pid);
 	child_run(0, fixture_tidemark(), "apply", file, "--store", store, "--name", "it", NULL);
 

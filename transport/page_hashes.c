@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +91,7 @@ static size_t entry_find(const struct entry *v, size_t n, space_id space, uint64
 static struct chunk *chunk_at(
 	const struct page_hashes *t, size_t index, space_id space, uint64_t number)
 {
-	if (index == t->len)
+	if (index >= t->len || !t->entries)
 		return NULL;
 	const struct entry *e = &t->entries[index];
 	return e->space == space && e->number == number ? e->chunk : NULL;
@@ -144,6 +145,7 @@ static struct chunk *chunk_get(struct page_hashes *t, space_id space, uint64_t n
 	if (chunk || !may_add || !has_room(t))
 		return chunk;
 	chunk = calloc(1, sizeof(*chunk));
+	assert(t->entries); /* has_room() saw to it */
 	if (chunk) {
 		t->entries[t->len++] = (struct entry){space, number, chunk};
 		t->nadded++;

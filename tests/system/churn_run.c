@@ -87,6 +87,7 @@ static enum churn_verdict trouble(struct run *run, const char *fmt, ...)
 {
 	va_list args;
 	va_start(args, fmt);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): one line above */
 	vsnprintf(run->result->trouble, sizeof(run->result->trouble), fmt, args);
 	va_end(args);
 	return CHURN_TROUBLE;

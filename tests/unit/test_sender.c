@@ -68,7 +68,7 @@ static void fake_add_page(struct change_set *c, int page)
 	if (last && last->at + last->bytes == at && last->zero == is_zero &&
 		last->doubtful == doubtful)
 		last->bytes += PAGE;
-	else
+	else if (c->written)
 		c->written[c->nwritten++] = (struct page_span){.space = fake.space,
 			.at = at,
 			.address = at,

@@ -361,7 +361,7 @@ static enum result make_file(const char *where, int kept)
 /* disk F PAGES: full of something */
 static enum result do_disk(void)
 {
-	char all[32];
+	static char all[32];
 	snprintf(all, sizeof(all), "0-%zu", number(args[1]) - 1);
 	if (make_file(folder, 1) != DONE)
 		return FAILED;

@@ -270,10 +270,12 @@ static void test_a_segment_is_not_taken_for_memory_with_its_number(void)
 	/* The next segment's number can be chosen, in a namespace of our own. */
 	CU_ASSERT_EQUAL_FATAL(fstat(memory_fd, &st), 0);
 	FILE *next = alone ? fopen("/proc/sys/kernel/shm_next_id", "we") : NULL;
-	if (!next)
+	if (next) {
+		fprintf(next, "%u", (unsigned)(st.st_ino & INT_MAX));
+		fclose(next);
+	} else {
 		harness_skip("the number of a SysV segment cannot be chosen here");
-	fprintf(next, "%u", (unsigned)(st.st_ino & INT_MAX));
-	fclose(next);
+	}
 	holder = start(to_holder, from_holder);
 	tell_holder("omv");
 	CU_ASSERT_EQUAL_FATAL(process_open(holder, &p, &err), 0);

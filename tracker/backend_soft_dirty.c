@@ -8,7 +8,7 @@
  * Pages whose bit does not tell are `doubtful`, and read every time:
  *   - a page that was dropped and then read is the zero page, and nothing marks it;
  *   - shared memory: a written page that was reclaimed comes back clean;
- *   - huge pages of hugetlbfs are never cleared, and in kernels before 6.?? never marked.
+ *   - huge pages of hugetlbfs are never cleared, and some kernels never mark them.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -467,7 +467,7 @@ static void take_markers_away(struct uffd_backend *b, const struct pageset *mark
 		(void)unprotect(b->uffd, markers->runs[i]);
 }
 
-static int note_stale(void *arg, const struct uapi_page_region *region)
+static int note_run(void *arg, const struct uapi_page_region *region)
 {
 	return pageset_add(arg, (struct page_run){region->start, region->end});
 }
@@ -488,7 +488,7 @@ static int clear_stale(struct uffd_backend *b, uint64_t start, uint64_t end)
 		.anyof = POPULATED,
 		.returned = UAPI_PAGE_IS_PRESENT,
 	};
-	int r = scan_range(&q, start, end, note_stale, &stale);
+	int r = scan_range(&q, start, end, note_run, &stale);
 	for (size_t i = 0; r == 0 && i < stale.len; i++)
 		r = unprotect(b->uffd, stale.runs[i]);
 	pageset_release(&stale);
@@ -535,14 +535,17 @@ static int register_run(struct uffd_backend *b, const struct mapping_table *maps
 static int register_rest(struct uffd_backend *b, const struct mapping_table *maps, uint32_t index)
 {
 	const struct mapping *m = &maps->v[index];
-	struct pageset all = {0}, rest = {0};
-	int r = pageset_add(&all, (struct page_run){m->start, m->end});
-	if (r == 0)
-		r = pageset_subtract(&all, &b->registered, &rest);
-	for (size_t i = 0; r == 0 && i < rest.len; i++)
-		r = register_run(b, maps, index, rest.runs[i]);
-	pageset_release(&all);
-	pageset_release(&rest);
+	int r = 0;
+	for (uint64_t at = m->start, end; r == 0 && at < m->end; at = end) {
+		size_t i = pageset_find(&b->registered, at);
+		const struct page_run *run = i < b->registered.len ? &b->registered.runs[i] : NULL;
+		bool there = run && run->start <= at;
+		end = run ? (there ? run->end : run->start) : m->end;
+		if (end > m->end)
+			end = m->end;
+		if (!there)
+			r = register_run(b, maps, index, (struct page_run){at, end});
+	}
 	return r;
 }
 
@@ -571,18 +574,11 @@ static int register_new(
 	pageset_clear(&b->fresh);
 	for (size_t i = 0; r == 0 && i < watches->len; i++) {
 		const struct watch *w = &watches->v[i];
-		const struct mapping *m = &maps->v[w->mapping];
 		if (i > 0 && watches->v[i - 1].mapping == w->mapping)
 			continue;
-		if (!pageset_covers(&b->registered, (struct page_run){m->start, m->end}))
-			r = register_rest(b, maps, w->mapping);
+		r = register_rest(b, maps, w->mapping);
 	}
 	return r;
-}
-
-static int note_lost(void *arg, const struct uapi_page_region *region)
-{
-	return pageset_add(arg, (struct page_run){region->start, region->end});
 }
 
 /*
@@ -602,7 +598,7 @@ static int find_lost(
 	};
 	for (size_t i = 0; i < b->registered.len; i++) {
 		struct page_run run = b->registered.runs[i];
-		int r = scan_range(&q, run.start, run.end, note_lost, ret);
+		int r = scan_range(&q, run.start, run.end, note_run, ret);
 		if (r < 0)
 			return scan_failed(b, r, run.start, run.end, err);
 	}

@@ -375,9 +375,8 @@ static int refuse_hidden(
 		(report->rings || report->aio_contexts))
 		return tide_fail_kind(err, TIDE_ERROR_UNSUPPORTED, -ECANCELED,
 			"process %d cannot be followed by soft-dirty bits: it has %zu io_uring "
-			"rings "
-			"and %zu AIO contexts, whose writes between reading the bits and clearing "
-			"them would be missed",
+			"rings and %zu AIO contexts, whose writes between reading the bits and "
+			"clearing them would be missed",
 			s->process->pid, report->rings, report->aio_contexts);
 	for (size_t i = 0; i < n; i++) {
 		if (words[i].refused)
@@ -417,9 +416,8 @@ static int look_for_hidden_writes(struct process_source *s, struct look *l, stru
 			r = tracer_thaw(s->tracer, TRACER_RUN, err);
 		l->stopped_ns = clock_now_ns() - report.stopped_at_ns;
 	}
-	if (r == 0 && s->frozen && s->verify_writes) {
+	if (r == 0 && s->frozen && s->verify_writes)
 		r = drain(s, err);
-	}
 	return r;
 }
 
@@ -460,7 +458,7 @@ static int take_look(struct process_source *s, struct look *l, struct tide_error
 	r = process_check(s->process, err);
 	if (r == 0)
 		r = stand_still(s, &still, &since, err);
-	if (r == 0)
+	if (r == 0 && still)
 		r = process_check(s->process, err);
 	if (r == 0)
 		r = maps_read(s->process, &s->settled.maps, &l->maps, err);

@@ -7,19 +7,15 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "tests/harness.h"
+#include "tests/system/no_pagemap_scan.h"
 #include "tests/system/fixture.h"
 #include "tracker/page_info.h"
 #include "tracker/process.h"
@@ -575,23 +571,6 @@ static void test_a_process_that_is_not_there(void)
 	child_run(2, fixture_tidemark(), "pages", "1x", NULL);
 }
 
-/* From here on this process's kernel is one from before Linux 6.7. */
-static void hide_pagemap_scan(void)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, UAPI_PAGEMAP_SCAN, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-		_exit(77);
-}
-
 /* Without the scan everything is the same but what only it can tell; in a child, because a filter
  * cannot be taken away. */
 static void test_an_older_kernel_gives_the_same_counts(void)
@@ -606,7 +585,8 @@ static void test_an_older_kernel_gives_the_same_counts(void)
 		struct page_table_options all = {.flags = true, .maps_counted = true};
 		struct tide_error why = {0};
 		int wrong = 0;
-		hide_pagemap_scan();
+		if (no_pagemap_scan() < 0)
+			_exit(77);
 		int r = page_table_read(target, &all, &old, &why);
 		if (r < 0 || old.sources.scan || old.len != table.len) {
 			printf("read: %d (%s), scan: %d, %zu mappings of %zu\n", r, why.text,

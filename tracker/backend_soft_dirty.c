@@ -22,13 +22,16 @@
 #include "tracker/scan.h"
 
 #define POPULATED (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)
+/* What plain reads do not tell; SCAN_MAYBE_ZERO is what they have instead. */
+#define OF_THE_SCAN (UAPI_PAGE_IS_PFNZERO | UAPI_PAGE_IS_HUGE)
 #define HUGE_PAGE (2ull << 20)
 
 struct soft_dirty_backend {
 	struct backend base;
 	const struct process *process;
 	uint64_t page_bytes;
-	bool cleared; /* before the first clearing the bits say nothing */
+	bool has_scan; /* PAGEMAP_SCAN is there */
+	bool cleared;  /* before the first clearing the bits say nothing */
 };
 
 /* One collect, while it runs. */
@@ -95,6 +98,12 @@ static int soft_dirty_attach(
 		free(b);
 		return r;
 	}
+	/* Any address will do: whether it can be answered is seen before the walk. */
+	struct scan_query q = {.pagemap_fd = p->pagemap_fd,
+		.unpaused = true,
+		.anyof = POPULATED,
+		.returned = OF_THE_SCAN};
+	b->has_scan = scan_range(&q, 0, b->page_bytes, NULL, NULL) != -EOPNOTSUPP;
 	*ret = &b->base;
 	return 0;
 }
@@ -161,18 +170,11 @@ static int scan_private(struct collecting *c, uint64_t start, uint64_t end, bool
 		.pagemap_fd = c->b->process->pagemap_fd,
 		.unpaused = unpaused,
 		.anyof = POPULATED,
-		.returned = POPULATED | UAPI_PAGE_IS_SOFT_DIRTY | UAPI_PAGE_IS_PFNZERO |
-			    UAPI_PAGE_IS_HUGE | UAPI_PAGE_IS_GUARD | SCAN_MAYBE_ZERO |
+		.returned = POPULATED | UAPI_PAGE_IS_SOFT_DIRTY | UAPI_PAGE_IS_GUARD |
+			    SCAN_MAYBE_ZERO | (c->b->has_scan ? OF_THE_SCAN : 0) |
 			    (c->kind == WATCH_PRIVATE_FILE ? UAPI_PAGE_IS_FILE : 0),
 	};
-	int r = scan_range(&q, start, end, found_private, c);
-	if (r == -EOPNOTSUPP || r == -EINVAL) {
-		/* Plain reads know neither of these two, an older ioctl not the last. */
-		q.returned &= r == -EINVAL ? ~(uint64_t)UAPI_PAGE_IS_GUARD
-					   : ~(uint64_t)(UAPI_PAGE_IS_PFNZERO | UAPI_PAGE_IS_HUGE);
-		r = scan_range(&q, start, end, found_private, c);
-	}
-	return r;
+	return scan_range(&q, start, end, found_private, c);
 }
 
 static int scan_shared(struct collecting *c, struct page_run run)

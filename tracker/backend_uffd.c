@@ -38,8 +38,7 @@ struct uffd_backend {
 	const struct process *process;
 	struct tracer *tracer;
 	int uffd;
-	bool has_own;   /* the process has had a userfaultfd at a look */
-	uint64_t guard; /* UAPI_PAGE_IS_GUARD where this kernel knows it, else 0 */
+	bool has_own; /* the process has had a userfaultfd at a look */
 	struct pageset registered;
 	struct pageset fresh;        /* of these, by this collect */
 	struct pageset refused;      /* another userfaultfd's */
@@ -72,23 +71,6 @@ static int protect_range(int uffd, uint64_t start, uint64_t end)
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
 	return ioctl(uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
-}
-
-static int no_region(void *arg, const struct uapi_page_region *region)
-{
-	(void)arg;
-	(void)region;
-	return 0;
-}
-
-/* An older kernel says EINVAL to a category that it does not know. */
-static uint64_t probe_guard(int pagemap_fd, uint64_t start, uint64_t end)
-{
-	struct scan_query q = {.pagemap_fd = pagemap_fd,
-		.unpaused = true,
-		.anyof = POPULATED,
-		.returned = UAPI_PAGE_IS_GUARD};
-	return scan_range(&q, start, end, no_region, NULL) == 0 ? UAPI_PAGE_IS_GUARD : 0;
 }
 
 static int count_written(void *arg, const struct uapi_page_region *region)
@@ -134,7 +116,7 @@ static int uffd_probe(struct tide_error *err)
 	look.protect = false;
 	int r = protect_range(uffd, start, end);
 	if (r == 0)
-		r = scan_range(&arm, start, end, no_region, NULL);
+		r = scan_range(&arm, start, end, NULL, NULL);
 	if (r == 0) {
 		*(volatile uint8_t *)memory = 2;
 		r = scan_range(&look, start, end, count_written, &written);
@@ -187,8 +169,6 @@ static int uffd_attach(
 		backend_uffd_wp.release(&b->base);
 		return r;
 	}
-	/* Any address will do: the categories are checked before the walk. */
-	b->guard = probe_guard(p->pagemap_fd, 0, (uint64_t)sysconf(_SC_PAGESIZE));
 	*ret = &b->base;
 	return 0;
 }
@@ -263,8 +243,7 @@ static int found_hugetlb(struct collecting *c, const struct uapi_page_region *re
  */
 static int found_entries(struct collecting *c, const struct uapi_page_region *region, bool written)
 {
-	enum { SOME = 512, KIND = 0x1f, KIND_MARKER = 0x1f };
-	const uint64_t frame = (1ull << 55) - 1;
+	enum { SOME = 512 };
 	uint64_t entries[SOME], page = (uint64_t)sysconf(_SC_PAGESIZE);
 	if (!c->swap_in_use)
 		return c->found ? pageset_add(&c->markers,
@@ -278,8 +257,9 @@ static int found_entries(struct collecting *c, const struct uapi_page_region *re
 			return (int)n;
 		for (ptrdiff_t i = 0; i < n; i++, at += page) {
 			struct uapi_page_region one = {at, at + page, region->categories};
-			bool hidden = !(entries[i] & frame);
-			bool marker = !hidden && (entries[i] & KIND) == KIND_MARKER;
+			bool hidden = !(entries[i] & PAGEMAP_FRAME);
+			bool marker =
+				!hidden && (entries[i] & PAGEMAP_SWAP_TYPE) == SWAP_TYPE_MARKER;
 			int r = 0;
 			if (!marker)
 				r = note_region(c, &one, written, hidden);
@@ -298,8 +278,8 @@ static int found_private(void *arg, const struct uapi_page_region *region)
 	uint64_t is = region->categories;
 	struct page_run run = {region->start, region->end};
 
-	/* A guard page is an entry in the page table that nobody can read; without c->b->guard it
-	 * looks like a swapped page and is found out by the reader. */
+	/* A guard page is an entry in the page table that nobody can read; where the kernel does
+	 * not tell, it looks like a swapped page and is found out by the reader. */
 	if (is & UAPI_PAGE_IS_GUARD)
 		return c->found ? pageset_add(&c->found->unreadable, run) : 0;
 
@@ -350,7 +330,7 @@ static int scan_private(
 		.mask = pass_over_files ? UAPI_PAGE_IS_FILE : 0,
 		.anyof = POPULATED,
 		.returned = POPULATED | UAPI_PAGE_IS_WRITTEN | UAPI_PAGE_IS_WPALLOWED |
-			    UAPI_PAGE_IS_PFNZERO | c->b->guard |
+			    UAPI_PAGE_IS_PFNZERO | UAPI_PAGE_IS_GUARD |
 			    /* Five times dearer, so only where it matters. */
 			    (c->kind == WATCH_PRIVATE_FILE ? UAPI_PAGE_IS_FILE : 0),
 	};

@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "base/error.h"
-#include "tracker/page_bits.h"
+#include "tracker/pagemap.h"
 #include "tracker/page_info.h"
 #include "tracker/probe.h"
 #include "tracker/process.h"
@@ -29,10 +29,6 @@ enum {
 
 /* The upper half is the kernel's: [vsyscall]. */
 #define KERNEL_ADDRESS (1ull << 63)
-
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#endif
 
 struct frame {
 	uint64_t number;
@@ -101,10 +97,9 @@ static int cgroup_pages_count(struct cgroup_pages *c, uint64_t inode, uint64_t p
 static bool ask_frames(uint64_t page)
 {
 	auto_close int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t here = 0, entry = 0;
-	off_t at = (off_t)((uintptr_t)&here / page * sizeof(entry));
-	return fd >= 0 && pread(fd, &entry, sizeof(entry), at) == sizeof(entry) &&
-	       entry & PAGEMAP_FRAME;
+	uint64_t entry = 0;
+	uint64_t at = (uintptr_t)&entry & ~(page - 1);
+	return fd >= 0 && pagemap_read(fd, at, &entry, 1) == 1 && entry & PAGEMAP_FRAME;
 }
 
 /*
@@ -118,10 +113,8 @@ static bool ask_guard(uint64_t page)
 	void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (fd < 0 || memory == MAP_FAILED)
 		return false;
-	bool made = madvise(memory, page, MADV_GUARD_INSTALL) == 0;
-	off_t at = (off_t)((uintptr_t)memory / page * sizeof(entry));
-	bool shown = pread(fd, &entry, sizeof(entry), at) == sizeof(entry) &&
-		     entry >> PAGEMAP_BIT_GUARD & 1;
+	bool made = madvise(memory, page, UAPI_MADV_GUARD_INSTALL) == 0;
+	bool shown = pagemap_read(fd, (uintptr_t)memory, &entry, 1) == 1 && entry & PAGEMAP_GUARD;
 	munmap(memory, page);
 	return !made || shown;
 }
@@ -134,13 +127,6 @@ static bool ask_probe(const char *name)
 			return p->ask(detail, sizeof(detail));
 	}
 	return false;
-}
-
-static int no_region(void *arg, const struct uapi_page_region *region)
-{
-	(void)arg;
-	(void)region;
-	return 0;
 }
 
 static int scan(struct gathering *g, uint64_t start, uint64_t end, scan_region_fn fn)
@@ -167,7 +153,7 @@ static void find_sources(struct gathering *g, const struct page_table_options *o
 	struct page_table *t = g->t;
 	struct page_sources *s = &t->sources;
 	s->page_bytes = g->page;
-	s->scan = scan(g, 0, g->page, no_region) != -EOPNOTSUPP;
+	s->scan = scan(g, 0, g->page, NULL) != -EOPNOTSUPP;
 	s->frames = ask_frames(g->page);
 	g->flags_fd = open_frames("/proc/kpageflags", o->flags, s->frames, &t->flags_error);
 	g->count_fd = open_frames("/proc/kpagecount", o->maps_counted, s->frames, &t->count_error);
@@ -236,13 +222,11 @@ static int read_window(struct gathering *g)
 	struct window *w = g->w;
 	size_t got = 0;
 	while (got < w->len) {
-		ssize_t n = pread(g->p->pagemap_fd, w->pagemap + got, (w->len - got) * 8,
-			(off_t)((w->start / g->page + got) * 8));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -ESRCH;
-		got += (size_t)n / 8;
+		ptrdiff_t n = pagemap_read(
+			g->p->pagemap_fd, w->start + got * g->page, w->pagemap + got, w->len - got);
+		if (n < 0)
+			return (int)n;
+		got += (size_t)n;
 	}
 	for (size_t i = 0; i < w->len; i++)
 		w->pages[i].pagemap = w->pagemap[i];

@@ -69,12 +69,12 @@ int pagemap_scan(
 				region.end = at + page;
 				continue;
 			}
-			int r = region.end > region.start ? fn(arg, &region) : 0;
+			int r = region.end > region.start && fn ? fn(arg, &region) : 0;
 			if (r != 0)
 				return r;
 			region = (struct uapi_page_region){
 				.start = at, .end = at + page, .categories = is};
 		}
 	}
-	return region.end > region.start ? fn(arg, &region) : 0;
+	return region.end > region.start && fn ? fn(arg, &region) : 0;
 }

@@ -6,15 +6,15 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "tracker/page_bits.h"
 #include "tracker/scan.h"
 
-/* Entries: Documentation/admin-guide/mm/pagemap.rst. */
-#define PAGEMAP_PRESENT (1ull << 63)
-#define PAGEMAP_SWAPPED (1ull << 62)
-#define PAGEMAP_FILE (1ull << 61)      /* page of a file, or shared anonymous; Linux 3.5 */
-#define PAGEMAP_GUARD (1ull << 58)     /* Linux 6.15 */
-#define PAGEMAP_EXCLUSIVE (1ull << 56) /* mapped here and nowhere else; Linux 4.2 */
-#define PAGEMAP_SOFT_DIRTY (1ull << 55)
+#define PAGEMAP_PRESENT (1ull << PAGEMAP_BIT_PRESENT)
+#define PAGEMAP_SWAPPED (1ull << PAGEMAP_BIT_SWAPPED)
+#define PAGEMAP_FILE (1ull << PAGEMAP_BIT_FILE)
+#define PAGEMAP_GUARD (1ull << PAGEMAP_BIT_GUARD)
+#define PAGEMAP_EXCLUSIVE (1ull << PAGEMAP_BIT_EXCLUSIVE)
+#define PAGEMAP_SOFT_DIRTY (1ull << PAGEMAP_BIT_SOFT_DIRTY)
 
 /*
  * Reads the entries of `n` pages from `start` (bytes). Returns how many there were, at least one,

@@ -33,12 +33,7 @@ static int find_private(const struct process *p, const struct mapping *m, uint64
 		.anyof = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED,
 		.returned = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_FILE | UAPI_PAGE_IS_GUARD,
 	};
-	int r = scan_range(&q, start, end, note_region, &f);
-	if (r == -EINVAL) {
-		q.returned &= ~(uint64_t)UAPI_PAGE_IS_GUARD;
-		r = scan_range(&q, start, end, note_region, &f);
-	}
-	return r;
+	return scan_range(&q, start, end, note_region, &f);
 }
 
 static int find_shared(const struct process *p, const struct mapping *m, uint64_t start,

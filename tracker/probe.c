@@ -18,11 +18,6 @@
 #include "tracker/probe.h"
 #include "tracker/scan.h"
 
-/* Linux 6.13 */
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#endif
-
 static bool yes(char *detail, size_t size, const char *text)
 {
 	snprintf(detail, size, "%s", text);
@@ -81,7 +76,7 @@ static bool ask_guard(char *detail, size_t size)
 		.anyof = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED,
 		.returned = UAPI_PAGE_IS_GUARD};
 	uint64_t is = 0, at = (uintptr_t)memory;
-	bool there = madvise(memory, page, MADV_GUARD_INSTALL) == 0;
+	bool there = madvise(memory, page, UAPI_MADV_GUARD_INSTALL) == 0;
 	int r = scan_range(&q, at, at + page, note_categories, &is);
 	munmap(memory, page);
 	if (!there)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <stdatomic.h>
 #include <time.h>
 #include "base/clock.h"
 #include "tracker/pagemap.h"
@@ -20,6 +21,9 @@
 #define PIECE_LONG_NS (1 * NS_PER_MS)
 #define PAUSE_EVERY_NS (500 * NS_PER_US)
 #define PAUSE_NS (50 * NS_PER_US)
+
+/* An older kernel refuses a category that it does not know; then nobody need ask it again. */
+static atomic_bool guard_is_unknown;
 
 static void pause_scanning(void)
 {
@@ -42,6 +46,7 @@ int scan_range(
 	struct uapi_page_region regions[REGIONS_PER_CALL];
 	uint64_t piece = q->unpaused ? UINT64_MAX : PIECE_FIRST;
 	uint64_t held_ns = 0;
+	bool guard = !atomic_load(&guard_is_unknown);
 
 	for (uint64_t at = start; at < end;) {
 		struct uapi_pm_scan_arg scan = {
@@ -54,7 +59,8 @@ int scan_range(
 			.category_inverted = q->inverted,
 			.category_mask = q->mask,
 			.category_anyof_mask = q->anyof,
-			.return_mask = q->returned & ~SCAN_MAYBE_ZERO,
+			.return_mask = q->returned & ~SCAN_MAYBE_ZERO &
+				       ~(uint64_t)(guard ? 0 : UAPI_PAGE_IS_GUARD),
 		};
 		uint64_t before = clock_now_ns();
 		int n = ioctl(q->pagemap_fd, UAPI_PAGEMAP_SCAN, &scan);
@@ -62,11 +68,17 @@ int scan_range(
 			continue;
 		if (n < 0 && errno == ENOTTY)
 			return pagemap_scan(q, at, end, fn, arg);
+		if (n < 0 && errno == EINVAL && guard && q->returned & UAPI_PAGE_IS_GUARD) {
+			guard = false;
+			continue;
+		}
 		if (n < 0)
 			return -errno;
+		if (!guard && q->returned & UAPI_PAGE_IS_GUARD)
+			atomic_store(&guard_is_unknown, true);
 		uint64_t took = clock_now_ns() - before;
 
-		for (int i = 0; i < n; i++) {
+		for (int i = 0; fn && i < n; i++) {
 			int r = fn(arg, &regions[i]);
 			if (r != 0)
 				return r;

@@ -31,10 +31,11 @@ struct scan_query {
 typedef int (*scan_region_fn)(void *arg, const struct uapi_page_region *region);
 
 /*
- * Scans [start, end) (bytes, page-aligned). Returns 0, what `fn` returned, or a negative errno:
+ * Scans [start, end) (bytes, page-aligned). `fn` may be NULL. Returns 0, what it
+ * returned, or a negative errno:
  * -ESRCH the memory is gone (exec, exit), -EINVAL a category that this kernel does not know,
- * -EOPNOTSUPP no PAGEMAP_SCAN, and plain reads cannot answer it. SCAN_MAYBE_ZERO may be asked for
- * everywhere.
+ * -EOPNOTSUPP no PAGEMAP_SCAN, and plain reads cannot answer it. That SCAN_MAYBE_ZERO and
+ * UAPI_PAGE_IS_GUARD be returned may be asked everywhere; where they are not known they never are.
  */
 int scan_range(
 	const struct scan_query *q, uint64_t start, uint64_t end, scan_region_fn fn, void *arg);

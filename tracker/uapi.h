@@ -46,6 +46,9 @@ struct uapi_pm_scan_arg {
 #define UAPI_PM_SCAN_WP_MATCHING (1u << 0)
 #define UAPI_PM_SCAN_CHECK_WPASYNC (1u << 1)
 
+/* Linux 6.13 */
+#define UAPI_MADV_GUARD_INSTALL 102
+
 #define UAPI_UFFD_USER_MODE_ONLY 1
 #define UAPI_UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1u << 12)
 #define UAPI_UFFD_FEATURE_WP_UNPOPULATED (1u << 13)

@@ -58,9 +58,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->json = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (o->file)
-			argp_error(state, "'%s' is one argument too many", arg);
-		o->file = arg;
+		o->file = option_only(state, o->file, arg);
 		return 0;
 	case ARGP_KEY_END:
 		if (!o->file || !o->store) {

@@ -33,9 +33,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->json = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (o->path)
-			argp_error(state, "'%s' is one argument too many", arg);
-		o->path = arg;
+		o->path = option_only(state, o->path, arg);
 		return 0;
 	case ARGP_KEY_END:
 		if (!o->path || !o->output)

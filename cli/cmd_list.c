@@ -22,9 +22,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->json = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (o->store)
-			argp_error(state, "'%s' is one argument too many", arg);
-		o->store = arg;
+		o->store = option_only(state, o->store, arg);
 		return 0;
 	case ARGP_KEY_END:
 		if (!o->store)

@@ -182,9 +182,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->json = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (o->pid)
-			argp_error(state, "one process at a time");
-		o->pid = option_pid(state, arg);
+		o->pid = option_only_pid(state, o->pid, arg);
 		return 0;
 	case ARGP_KEY_END:
 		if (!o->pid && !(o->chosen && strcmp(o->chosen, "help") == 0))

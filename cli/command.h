@@ -52,6 +52,12 @@ uint64_t option_count(const struct argp_state *state, const char *option, const 
 	uint64_t min, uint64_t max);
 pid_t option_pid(const struct argp_state *state, const char *text);
 
+/* The one argument of a command that takes one; `given` is what was there before (NULL, 0:
+ * nothing).
+ */
+char *option_only(const struct argp_state *state, const char *given, char *text);
+pid_t option_only_pid(const struct argp_state *state, pid_t given, const char *text);
+
 /* argp_parse() with our exit codes and version; on --help and on errors it ends the program. */
 void command_parse(const struct argp *argp, int argc, char **argv, void *input);
 

@@ -90,6 +90,20 @@ pid_t option_pid(const struct argp_state *state, const char *text)
 	return (pid_t)pid;
 }
 
+char *option_only(const struct argp_state *state, const char *given, char *text)
+{
+	if (given)
+		argp_error(state, "'%s' is one argument too many", text);
+	return text;
+}
+
+pid_t option_only_pid(const struct argp_state *state, pid_t given, const char *text)
+{
+	if (given)
+		argp_error(state, "one process at a time");
+	return option_pid(state, text);
+}
+
 static int run(const struct command *command, int argc, char **argv)
 {
 	/* argp speaks of argv[0] in its messages and its help. */

@@ -237,6 +237,27 @@ static int start(struct sharers *s)
 	return r;
 }
 
+/* Is the thread done by then with what it was asked? */
+static bool await_answer(struct sharers *s, const struct timespec *until)
+{
+	while (s->asked && pthread_cond_timedwait(&s->changed, &s->lock, until) != ETIMEDOUT)
+		;
+	return !s->asked;
+}
+
+static int ask(struct sharers *s, const struct sharer_query *queries, size_t n)
+{
+	queries_free(s->queries, s->n);
+	s->queries = queries_copy(queries, n);
+	s->n = s->queries ? n : 0;
+	int r = s->queries ? 0 : -ENOMEM;
+	if (r == 0 && !s->started)
+		r = start(s);
+	s->asked = r == 0;
+	pthread_cond_broadcast(&s->changed);
+	return r;
+}
+
 int sharers_look(struct sharers *s, struct sharer_query *queries, size_t n, uint64_t deadline_ns,
 	bool *ret_unseen)
 {
@@ -248,25 +269,17 @@ int sharers_look(struct sharers *s, struct sharer_query *queries, size_t n, uint
 	}
 	*ret_unseen = true;
 	pthread_mutex_lock(&s->lock);
-	if (!s->asked) {
-		queries_free(s->queries, s->n);
-		s->queries = queries_copy(queries, n);
-		s->n = s->queries ? n : 0;
-		r = s->queries ? 0 : -ENOMEM;
-		if (r == 0 && !s->started)
-			r = start(s);
-		s->asked = r == 0;
-		pthread_cond_broadcast(&s->changed);
-		while (s->asked &&
-			pthread_cond_timedwait(&s->changed, &s->lock, &until) != ETIMEDOUT)
-			;
-		if (r == 0 && !s->asked)
-			r = s->result;
-		for (size_t i = 0; r == 0 && !s->asked && i < n; i++) {
+	/* First what it may still be at since an earlier deadline, whose answers are old. */
+	bool ours = await_answer(s, &until);
+	if (ours)
+		r = ask(s, queries, n);
+	if (ours && r == 0 && await_answer(s, &until)) {
+		r = s->result;
+		for (size_t i = 0; r == 0 && i < s->n; i++) {
 			queries[i].by = s->queries[i].by;
 			queries[i].own_descriptor = s->queries[i].own_descriptor;
-			*ret_unseen = s->unseen;
 		}
+		*ret_unseen = r < 0 || s->unseen;
 	}
 	pthread_mutex_unlock(&s->lock);
 	return r;

@@ -36,7 +36,7 @@ struct sharers;
 
 /*
  * The same on a thread of its own, and waited for until the deadline alone: what is not known by
- * then is unseen. Where the thread still waits for a lock when it is asked again, so is everything.
+ * then is unseen, and so is everything while the thread is still at an earlier look.
  * 0 or a negative errno; the thread is started by the first look.
  */
 int sharers_new(pid_t pid, struct sharers **ret);

@@ -195,6 +195,30 @@ static void test_a_mapping_and_a_writable_descriptor_elsewhere_are_found(void)
 		CU_ASSERT_FALSE(unseen);
 }
 
+static void test_whoever_does_not_answer_in_time_is_unseen(void)
+{
+	struct sharers *sharers = NULL;
+	bool unseen = false;
+	other = start(to_other, from_other);
+	tell_other("om");
+	struct sharer_query q = query();
+	CU_ASSERT_EQUAL_FATAL(sharers_new(99999999, &sharers), 0);
+
+	/* Over before it begins: nobody is known not to have it. */
+	CU_ASSERT_EQUAL(sharers_look(sharers, &q, 1, 1, &unseen), 0);
+	CU_ASSERT_TRUE(unseen || q.by);
+	/* The look that was left alone does not stand in the way of the next. */
+	close(memory_fd);
+	memory_fd = -1;
+	CU_ASSERT_EQUAL(sharers_look(sharers, &q, 1, clock_now_ns() + 60 * NS_PER_S, &unseen), 0);
+	CU_ASSERT_EQUAL(q.by, other);
+	tell_other("uc");
+	CU_ASSERT_EQUAL(sharers_look(sharers, &q, 1, clock_now_ns() + 60 * NS_PER_S, &unseen), 0);
+	CU_ASSERT_EQUAL(q.by, 0);
+	CU_ASSERT_FALSE(alone && unseen);
+	sharers_free(sharers);
+}
+
 /* Looks at the holder as a round does; is its first object doubtful? */
 static bool look(struct objects *o, const struct process *p)
 {
@@ -325,6 +349,7 @@ static void test_what_has_a_name_is_always_doubtful(void)
 
 static const struct test tests[] = {
 	TEST(test_a_mapping_and_a_writable_descriptor_elsewhere_are_found),
+	TEST(test_whoever_does_not_answer_in_time_is_unseen),
 	TEST(test_an_object_is_doubtful_while_others_may_have_written_it),
 	TEST(test_a_segment_is_not_taken_for_memory_with_its_number),
 	TEST(test_what_has_a_name_is_always_doubtful),

@@ -78,7 +78,7 @@ struct tide_send_round {
 	uint64_t pages; /* sent */
 	uint64_t dropped_pages;
 	uint64_t reread_pages;    /* not seen to be written, but nothing shows that they were not:
-				     read,    and sent where they had changed */
+				     read, and sent where they had changed */
 	uint64_t unchanged_pages; /* read and not sent: the other end has them as they are */
 	uint64_t wire_bytes;
 	uint64_t duration_ns; /* from the beginning of its collect to its acknowledgement */

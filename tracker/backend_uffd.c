@@ -234,6 +234,14 @@ static int found_hugetlb(struct collecting *c, const struct uapi_page_region *re
 	return 0;
 }
 
+/* To be taken away, where it is ours: what another userfaultfd watches has that one's markers. */
+static int note_marker(
+	struct collecting *c, const struct uapi_page_region *region, struct page_run run)
+{
+	bool ours = c->tracked && region->categories & UAPI_PAGE_IS_WPALLOWED;
+	return c->found && ours ? pageset_add(&c->markers, run) : 0;
+}
+
 /*
  * Pages of a private file mapping that are neither present nor written, and have an entry all the
  * same: copies that were swapped out, or the markers of pages that are the file's again
@@ -246,9 +254,7 @@ static int found_entries(struct collecting *c, const struct uapi_page_region *re
 	enum { SOME = 512 };
 	uint64_t entries[SOME], page = (uint64_t)sysconf(_SC_PAGESIZE);
 	if (!c->swap_in_use)
-		return c->found ? pageset_add(&c->markers,
-					  (struct page_run){region->start, region->end})
-				: 0;
+		return note_marker(c, region, (struct page_run){region->start, region->end});
 	for (uint64_t at = region->start; at < region->end;) {
 		uint64_t left = (region->end - at) / page;
 		ptrdiff_t n = pagemap_read(
@@ -260,11 +266,8 @@ static int found_entries(struct collecting *c, const struct uapi_page_region *re
 			bool hidden = !(entries[i] & PAGEMAP_FRAME);
 			bool marker =
 				!hidden && (entries[i] & PAGEMAP_SWAP_TYPE) == SWAP_TYPE_MARKER;
-			int r = 0;
-			if (!marker)
-				r = note_region(c, &one, written, hidden);
-			else if (c->found)
-				r = pageset_add(&c->markers, (struct page_run){at, at + page});
+			int r = marker ? note_marker(c, region, (struct page_run){at, at + page})
+				       : note_region(c, &one, written, hidden);
 			if (r < 0)
 				return r;
 		}

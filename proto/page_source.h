@@ -50,11 +50,12 @@ struct change_set {
 	uint64_t written_pages;
 	uint64_t held_pages; /* that a receiver of everything so far holds, over all spaces */
 	uint64_t dropped_pages;
-	uint64_t reread_pages; /* of the written ones: doubtful */
-	bool doubts_to_come;   /* sooner or later every page will be doubtful */
-	uint64_t collect_ns;   /* how long finding all this took */
-	uint64_t interval_ns;  /* since the collect before; 0 for the first */
-	char note[160];        /* for the round's line, or "" ("1 registered buffer re-read") */
+	uint64_t reread_pages;    /* of the written ones: doubtful */
+	uint64_t to_reread_pages; /* not doubtful now, and will be in the freeze */
+	bool doubts_to_come;      /* sooner or later every page will be doubtful */
+	uint64_t collect_ns;      /* how long finding all this took */
+	uint64_t interval_ns;     /* since the collect before; 0 for the first */
+	char note[160];           /* for the round's line, or "" ("1 registered buffer re-read") */
 };
 
 enum thaw_mode {

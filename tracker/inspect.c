@@ -133,7 +133,7 @@ static void say_who(const struct object *o, char *ret, size_t size)
 		snprintf(ret, size, "perhaps: not every process here may be looked into");
 }
 
-/* Shared memory that others write is followed, and read whole in every round. */
+/* Shared memory is followed, and yet read whole: how often depends on who has it. */
 static int inspect_objects(const struct process *p, struct inspection *in)
 {
 	struct objects objects = {0};
@@ -149,13 +149,20 @@ static int inspect_objects(const struct process *p, struct inspection *in)
 			if (in->maps.v[k].kind == MAPPING_OBJECT && in->maps.v[k].object == i + 1)
 				name = in->maps.v[k].name;
 		}
-		if (!o->others)
-			continue;
+		units_format_bytes(size, pageset_bytes(&o->data));
 		say_who(o, who, sizeof(who));
-		r = add_finding(in, false,
-			"%s of shared memory (%.80s) can be written by others (%s): read again in "
-			"every round and in the freeze, and perhaps of another instant",
-			units_format_bytes(size, pageset_bytes(&o->data)), name, who);
+		if (o->others)
+			r = add_finding(in, false,
+				"%s of shared memory (%.80s) can be written by others (%s): read "
+				"again in every round and in the freeze, and perhaps of another "
+				"instant",
+				size, name, who);
+		else if (pageset_bytes(&o->data))
+			r = add_finding(in, false,
+				"%s of shared memory (%.80s), which nobody else has now: read "
+				"again in the freeze, since who comes and goes between two rounds "
+				"leaves no trace",
+				size, name);
 	}
 	objects_release(&objects);
 	return r;

@@ -228,16 +228,35 @@ static int add_hidden(const struct pageset *hidden, const struct mapping_table *
 	return r;
 }
 
-/* Objects that may have been written in a way that the page tables do not show are read whole. */
-static int add_doubtful_objects(
-	struct process_source *s, const struct baseline *b, struct written *w)
+/*
+ * Objects that may have been written in a way that the page tables do not show are read whole. In
+ * the freeze that is all of them: who maps an object between two looks, writes it and unmaps it (a
+ * child; the process itself, by mremap with an old size of 0) leaves no trace anywhere.
+ */
+static int add_unseen(struct process_source *s, const struct baseline *b, struct written *w)
 {
 	int r = 0;
-	for (space_id object = 1; r == 0 && object < b->held.len; object++) {
-		if (objects_doubtful(&s->objects, object))
-			r = add_doubtful(w, object, &b->held.v[object]);
+	for (space_id space = 0; r == 0 && space < b->held.len; space++) {
+		bool is_object = space != SPACE_PRIVATE;
+		if ((s->frozen && (is_object || s->verify_writes)) ||
+			(is_object && objects_doubtful(&s->objects, space)))
+			r = add_doubtful(w, space, &b->held.v[space]);
 	}
 	return r;
+}
+
+/* How many pages the freeze would read again, and this look does not. */
+static uint64_t to_reread(
+	const struct process_source *s, const struct baseline *b, const struct written *w)
+{
+	uint64_t all = 0, now = 0;
+	for (space_id space = 0; !s->frozen && space < b->held.len; space++) {
+		if (space == SPACE_PRIVATE && !s->verify_writes)
+			continue;
+		all += pageset_bytes(&b->held.v[space]);
+		now += pageset_bytes(&w->doubtful.v[space]);
+	}
+	return all > now ? (all - now) / s->page_bytes : 0;
 }
 
 /* What was never acknowledged is still owed, where it is still held. */
@@ -290,9 +309,7 @@ static int add_replaced(
 /* Completes what the backend found with what it cannot know. */
 static int complete(struct process_source *s, struct baseline *b, struct written *w)
 {
-	int r = add_doubtful_objects(s, b, w);
-	for (size_t i = 0; r == 0 && s->frozen && s->verify_writes && i < b->held.len; i++)
-		r = add_doubtful(w, i, &b->held.v[i]);
+	int r = add_unseen(s, b, w);
 	if (r == 0)
 		r = add_owed(s, &b->held, &w->pages);
 	if (r == 0)
@@ -535,6 +552,7 @@ static int source_collect(
 		goto out;
 	}
 	make_note(&look, &s->written, s->changes.note, sizeof(s->changes.note));
+	s->changes.to_reread_pages = to_reread(s, &b, &s->written);
 	s->changes.doubts_to_come = s->verify_writes;
 	s->changes.interval_ns = s->collected_at_ns ? look.at_ns - s->collected_at_ns : 0;
 	s->changes.collect_ns = clock_now_ns() - before;

@@ -49,6 +49,10 @@ static void learn_speeds(struct convergence *c, const struct round_record *r)
 	bool is_first = c->sent_per_second == 0 && c->unchanged_per_second == 0;
 	if (r->duration_ns == 0 || (pages < TELLING_PAGES && !is_first))
 		return;
+	if (r->look_ns && pages >= c->looked_pages) {
+		c->looked_per_second = (double)pages * 1e9 / (double)r->look_ns;
+		c->looked_pages = pages;
+	}
 	if (r->pages >= r->unchanged_pages)
 		c->sent_per_second = (double)r->pages / seconds_beside(seconds, r->unchanged_pages,
 								c->unchanged_per_second);
@@ -73,8 +77,12 @@ static uint64_t expected_downtime(const struct convergence *c, uint64_t sent, ui
 {
 	double ns = FREEZE_FIXED_NS + (double)c->last.collect_ns;
 	double sent_per_second = c->sent_per_second, unchanged_per_second = c->unchanged_per_second;
+	/* Where no round was made of such pages: to look at one is what both sorts have in common,
+	 * and at least it is no slower than to send it. */
 	if (unchanged_per_second == 0)
-		unchanged_per_second = sent_per_second; /* it is no slower */
+		unchanged_per_second = c->looked_per_second;
+	if (unchanged_per_second == 0)
+		unchanged_per_second = sent_per_second;
 	if (sent_per_second == 0)
 		sent_per_second = unchanged_per_second;
 	if (sent && sent_per_second > 0)
@@ -107,6 +115,8 @@ void convergence_round(struct convergence *c, const struct round_record *round, 
 
 	/* What is read again and again does not shrink: what is left to send shall. */
 	uint64_t unchanged = expected_unchanged(round, pending), sent = pending - unchanged;
+	/* What of these is pending as well counts twice. */
+	unchanged += round->to_reread_pages;
 	bool shrank =
 		sent < c->fewest_left && (double)sent <= (double)c->fewest_left * STALL_SHRINK;
 	c->stalled = shrank ? 0 : c->stalled + 1;

@@ -19,6 +19,8 @@ struct round_record {
 	uint64_t rewritten_pages; /* of those: written for sure, with the bytes they had */
 	uint64_t dropped_pages;
 	uint64_t reread_pages;
+	uint64_t to_reread_pages; /* that were not, and will be in the freeze */
+	uint64_t look_ns;         /* what reading and comparing all pages took of its time */
 	uint64_t wire_bytes;
 	uint64_t duration_ns; /* from the beginning of its collect to its acknowledgement */
 	uint64_t collect_ns;
@@ -40,6 +42,9 @@ struct convergence {
 	/* Pages, of the last round that told; 0: none did. */
 	double sent_per_second;
 	double unchanged_per_second; /* read, and found to be held already */
+	/* Read and compared, whatever came of it, in the round of most pages: fewer are dearer. */
+	double looked_per_second;
+	uint64_t looked_pages;
 };
 
 struct convergence_verdict {

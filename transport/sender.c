@@ -29,6 +29,7 @@ struct job {
 	size_t nspans;
 	uint64_t pages;
 	bool zero;
+	uint64_t looked_at_ns; /* when a worker began to read it */
 };
 
 struct report {
@@ -77,6 +78,7 @@ struct sender {
 	uint64_t round_pages, round_frames, round_wire_bytes;
 	uint64_t round_unchanged; /* read, and not sent */
 	uint64_t round_rewritten; /* of those: written for sure, with the bytes they had */
+	uint64_t round_look_ns;   /* the workers' time for reading and comparing */
 	struct batch_stats stats;
 	struct sender_progress progress;
 
@@ -124,8 +126,8 @@ static void keep_page(
  * Of the first `bytes` of the spans, whose contents are in `pages`: those that the receiver does
  * not hold yet are moved together, and listed in b->runs. Returns their bytes.
  */
-static uint64_t keep_changed(struct sender *s, const struct page_span *spans, uint64_t bytes,
-	uint8_t *pages, struct batch *b)
+static uint64_t keep_changed(struct sender *s, const struct job *job, const struct page_span *spans,
+	uint64_t bytes, uint8_t *pages, struct batch *b)
 {
 	bool travels[BATCH_PAGES_MAX];
 	uint64_t unchanged = 0, rewritten = 0;
@@ -147,14 +149,13 @@ static uint64_t keep_changed(struct sender *s, const struct page_span *spans, ui
 			at += s->page_bytes;
 		}
 	}
-	if (unchanged) {
-		pthread_mutex_lock(&s->lock);
-		s->round_unchanged += unchanged;
-		s->round_rewritten += rewritten;
-		s->result.unchanged_pages += unchanged;
-		s->progress.round_pages_done += unchanged;
-		pthread_mutex_unlock(&s->lock);
-	}
+	pthread_mutex_lock(&s->lock);
+	s->round_look_ns += clock_now_ns() - job->looked_at_ns;
+	s->round_unchanged += unchanged;
+	s->round_rewritten += rewritten;
+	s->result.unchanged_pages += unchanged;
+	s->progress.round_pages_done += unchanged;
+	pthread_mutex_unlock(&s->lock);
 	return (uint64_t)(to - pages);
 }
 
@@ -199,7 +200,7 @@ static int send_pages(struct sender *s, const struct job *job, uint64_t bytes, c
 static int send_changed(struct sender *s, const struct job *job, const struct page_span *spans,
 	uint64_t bytes, uint8_t *pages, struct batch *b, struct tide_error *err)
 {
-	uint64_t kept = keep_changed(s, spans, bytes, pages, b);
+	uint64_t kept = keep_changed(s, job, spans, bytes, pages, b);
 	return kept ? send_pages(s, job, kept, pages, b, err) : 0;
 }
 
@@ -227,6 +228,7 @@ static int do_job(
 {
 	struct page_span *spans = job->spans;
 	size_t n = job->nspans;
+	job->looked_at_ns = clock_now_ns();
 	if (job->zero) {
 		uint64_t bytes = job->pages * s->page_bytes;
 		memset(pages, 0, bytes);
@@ -242,6 +244,7 @@ static int do_job(
 		size_t done = skip_rest(s, spans, n, got);
 		spans += done;
 		n -= done;
+		job->looked_at_ns = clock_now_ns();
 	}
 	return 0;
 }
@@ -411,7 +414,7 @@ static int send_round(struct sender *s, uint64_t number, bool final, const struc
 {
 	pthread_mutex_lock(&s->lock);
 	s->round_pages = s->round_frames = s->round_wire_bytes = 0;
-	s->round_unchanged = s->round_rewritten = 0;
+	s->round_unchanged = s->round_rewritten = s->round_look_ns = 0;
 	s->progress.round = number;
 	s->progress.round_pages = c->written_pages;
 	s->progress.round_pages_done = 0;
@@ -506,6 +509,8 @@ static struct round_record record_of(
 		.wire_bytes = s->round_wire_bytes,
 		.dropped_pages = c->dropped_pages,
 		.reread_pages = c->reread_pages,
+		.to_reread_pages = c->to_reread_pages,
+		.look_ns = s->round_look_ns / (s->nworkers ? s->nworkers : 1),
 		.duration_ns = clock_now_ns() - began_ns,
 		.collect_ns = c->collect_ns,
 		.interval_ns = c->interval_ns,

@@ -12,9 +12,9 @@
 #include "tests/system/fixture.h"
 
 enum row_flag {
-	/* A change of shared memory that the process's page tables show only by chance, if at all.
-	 */
-	UNSEEN = 1 << 0,
+	/* A change of shared memory that leaves no trace between two looks: rounds may miss it, the
+	 * freeze must not. */
+	NO_TRACE = 1 << 0,
 	/* Needs huge pages of the explicit kind, or KSM: set up for the row, and put back. */
 	NEEDS_HUGETLB = 1 << 1,
 	NEEDS_KSM = 1 << 2,

@@ -9,7 +9,7 @@
 #define SHARED_WITH_ANOTHER "; ! adopt F; ! map a F 0 16 shared"
 #define HUGE_MEMFD "memfd F 1024 hugetlb; map a F 0 1024 shared; poke a 5,700"
 /* Where such an object has data is not to be had by asking it. */
-#define HUGE_OBJECTS .flags = NEEDS_HUGETLB | UNSEEN
+#define HUGE_OBJECTS .flags = NEEDS_HUGETLB
 #define LENT_TO_ANOTHER "; ! borrow Z a; ! map a Z 0 16 shared"
 
 /* clang-format off */
@@ -31,7 +31,7 @@ const struct row rows_shared[] = {
 	{"shared, mapped twice", .before = MEMFD "; map b F 4 12 shared", .change = "poke b 3; poke a 2", .written = "a 2,7; b 3",
 		.later = "poke a 4; poke b 4"},
 	{"shared, one of two mappings goes", .before = MEMFD "; map b F 4 12 shared; read b 0-5", .change = "poke b 3; unmap b 0-11",
-		.written = "a 7", .later = "poke a 4", .flags = UNSEEN},
+		.written = "a 7", .later = "poke a 4"},
 	{"shared, unmapped in part", .before = MEMFD, .change = "unmap a 2-5", .gone = "a 2-5", .later = "poke a 1,6"},
 	{"shared, unmapped", .before = MEMFD, .change = "unmap a 0-15", .gone = "a 0-9", .later = "map a F 0 16 shared; poke a 1"},
 	{"shared, moved", .before = MEMFD, .change = "move a 0-3 b+0", .more = "a; b", .later = "poke b 1"},
@@ -63,18 +63,18 @@ const struct row rows_shared[] = {
 	{"MADV_REMOVE, written again", .before = MEMFD, .change = "madvise a 2-5 remove; poke a 3", .written = "a 3",
 		.gone = "a 2,4-5", .later = "poke a 4"},
 	{"MADV_REMOVE, read again", .before = MEMFD, .change = "madvise a 2-5 remove; read a 3", .written = "a 3",
-		.gone = "a 2,4-5", .later = "poke a 3", .flags = UNSEEN},
+		.gone = "a 2,4-5", .later = "poke a 3"},
 	{"a hole punched by itself", .before = MEMFD, .change = "punch F 2-5", .gone = "a 2-5", .later = "poke a 3"},
 	{"a hole punched by another", .before = MEMFD "; ! adopt F", .change = "! punch F 2-5", .gone = "a 2-5",
 		.later = "poke a 3"},
 	{"a hole punched and filled by another", .before = MEMFD SHARED_WITH_ANOTHER, .change = "! punch F 2-5; ! fill a 3",
-		.written = "a 3", .gone = "a 2,4-5", .later = "poke a 3", .flags = UNSEEN},
+		.written = "a 3", .gone = "a 2,4-5", .later = "poke a 3"},
 	{"cut off", .before = MEMFD, .change = "truncate F 4", .gone = "a 4-9", .later = "poke a 3"},
 	{"cut off and grown", .before = MEMFD, .change = "truncate F 4; truncate F 16", .gone = "a 4-9", .later = "poke a 5"},
 	{"cut off, grown and written", .before = MEMFD, .change = "truncate F 4; truncate F 16; fill a 6", .written = "a 6",
 		.gone = "a 4-5,7-9", .later = "poke a 5"},
 	{"cut off, grown and read", .before = MEMFD, .change = "truncate F 4; truncate F 16; read a 6", .written = "a 6",
-		.gone = "a 4-5,7-9", .later = "poke a 6", .flags = UNSEEN},
+		.gone = "a 4-5,7-9", .later = "poke a 6"},
 	{"cut off by another", .before = MEMFD "; ! adopt F", .change = "! truncate F 4", .gone = "a 4-9", .later = "poke a 3"},
 
 	/* Not in the page tables, and there all the same. */
@@ -98,23 +98,31 @@ const struct row rows_shared[] = {
 
 	/* Written by others. */
 	{"memfd, written by another", .before = MEMFD SHARED_WITH_ANOTHER, .change = "! poke a 3", .written = "a 3",
-		.later = "! poke a 3-4", .flags = UNSEEN},
+		.later = "! poke a 3-4"},
 	{"tmpfs, written by another", .before = TMPFS SHARED_WITH_ANOTHER, .change = "! poke a 3", .written = "a 3",
-		.later = "! poke a 3-4", .flags = UNSEEN},
+		.later = "! poke a 3-4"},
 	{"shared anonymous, written by another", .before = ANON LENT_TO_ANOTHER, .change = "! poke a 3", .written = "a 3",
-		.later = "! poke a 3-4", .flags = UNSEEN},
+		.later = "! poke a 3-4"},
 	{"SysV, written by another", .before = SYSV LENT_TO_ANOTHER, .change = "! poke a 3", .written = "a 3",
-		.later = "! poke a 3-4", .flags = UNSEEN},
+		.later = "! poke a 3-4"},
 	{"memfd, written by both", .before = MEMFD SHARED_WITH_ANOTHER, .change = "! poke a 3; poke a 3; ! poke a 3; ! poke a 4",
-		.written = "a 3-4", .later = "! poke a 3-4", .flags = UNSEEN},
-	{"memfd, written by write(2)", .before = MEMFD, .change = "pwrite F 3", .written = "a 3", .later = "pwrite F 4",
-		.flags = UNSEEN},
+		.written = "a 3-4", .later = "! poke a 3-4"},
+	{"memfd, written by write(2)", .before = MEMFD, .change = "pwrite F 3", .written = "a 3", .later = "pwrite F 4"},
 	{"memfd, written by write(2) of another", .before = MEMFD "; ! adopt F", .change = "! pwrite F 3", .written = "a 3",
-		.later = "! pwrite F 4", .flags = UNSEEN},
-	{"tmpfs, written by write(2)", .before = TMPFS, .change = "pwrite F 3", .written = "a 3", .later = "pwrite F 4",
-		.flags = UNSEEN},
+		.later = "! pwrite F 4"},
+	{"tmpfs, written by write(2)", .before = TMPFS, .change = "pwrite F 3", .written = "a 3", .later = "pwrite F 4"},
 	{"shared, written by another that has left", .before = MEMFD, .change = "! adopt F; ! map a F 0 16 shared; ! poke a 3; "
-		"! unmap a 0-15", .written = "a 3", .later = "poke a 3", .flags = UNSEEN},
+		"! unmap a 0-15", .written = "a 3", .later = "poke a 3"},
+	/* Nothing shows what happened between two looks. */
+	{"shared anonymous, written through a mapping that came and went", .before = ANON,
+		.change = "twin b a 0 16; poke b 3; unmap b 0-15", .written = "a 3", .later = "twin b a 0 16; poke b 4; unmap b 0-15",
+		.flags = NO_TRACE},
+	{"shared anonymous, written by a child that came and went", .before = ANON, .change = "child poke a 3", .written = "a 3",
+		.later = "child poke a 4", .flags = NO_TRACE},
+	{"SysV, written by a child that came and went", .before = SYSV, .change = "child poke a 3", .written = "a 3",
+		.later = "child poke a 4", .flags = NO_TRACE},
+	{"memfd, written by a child that came and went", .before = MEMFD, .change = "child poke a 3", .written = "a 3",
+		.later = "child poke a 4", .flags = NO_TRACE},
 	{"a shared disk file, written by another", .before = "disk F 16; map a F 0 16 shared; fill a 0-9" SHARED_WITH_ANOTHER,
 		.change = "! poke a 3", .later = "! poke a 4"},
 

@@ -16,9 +16,6 @@
 
 enum { PAGE = 4096, TESTS_MAX = 512 };
 
-/* Do rounds find what page tables do not show (UNSEEN)? Else only the freeze does. */
-static const bool unseen_show_in_rounds = true;
-
 static const char *const backend_names[] = {"uffd-wp", "soft-dirty"};
 static const struct row *const tables[] = {rows_private, rows_file, rows_shared, rows_special};
 
@@ -305,7 +302,7 @@ static bool is_page_listed(const char *list, uint64_t address, space_id space, u
 struct expected {
 	const char *written, *gone, *back;
 	const char *allowed[4];
-	bool unseen;
+	bool no_trace;
 };
 
 static void check_page(
@@ -322,7 +319,7 @@ static void check_page(
 	for (size_t i = 0; span && !may && i < sizeof(e->allowed) / sizeof(e->allowed[0]); i++)
 		may |= is_page_listed(e->allowed[i], address, space, at);
 	may = may || is_page_listed(e->written, address, space, at);
-	if (must && !span && !(space && e->unseen))
+	if (must && !span && !(space && e->no_trace))
 		wrong(area, page, "was written, and is not found");
 	if (!may && span)
 		wrong(area, page, "is found, and was not written");
@@ -407,7 +404,7 @@ static void collect(const struct expected *e)
 	if (e)
 		check_mappings(&before);
 	mapping_table_release(&before);
-	compare(frozen || !e || !e->unseen);
+	compare(frozen || !e || !e->no_trace);
 	CU_ASSERT_EQUAL(life_source->ops->settle(life_source, true, &err), 0);
 }
 
@@ -437,14 +434,14 @@ static struct expected expect_change(const struct row *row, const char *backend)
 		.back = row->back,
 		.allowed = {row->more, row->again, coarse ? row->coarse : NULL,
 			coarse ? row->coarse_again : NULL},
-		.unseen = row->flags & UNSEEN && !unseen_show_in_rounds};
+		.no_trace = row->flags & NO_TRACE};
 }
 
 static struct expected expect_nothing(const struct row *row, const char *backend)
 {
 	bool coarse = strcmp(backend, "soft-dirty") == 0;
 	return (struct expected){.allowed = {row->again, coarse ? row->coarse_again : NULL},
-		.unseen = row->flags & UNSEEN && !unseen_show_in_rounds};
+		.no_trace = row->flags & NO_TRACE};
 }
 
 const struct change_set *life_collect(void)
@@ -488,8 +485,8 @@ static void play_rounds(const struct row *row, const char *backend)
 	collect(&change);
 	collect(&nothing);
 	life_run(row->later);
-	struct expected later = {.unseen = change.unseen};
-	collect(row->later && later.unseen ? &later : NULL);
+	struct expected later = {.no_trace = change.no_trace};
+	collect(row->later && later.no_trace ? &later : NULL);
 	life_finish();
 }
 
@@ -497,7 +494,7 @@ static void play_rounds(const struct row *row, const char *backend)
 static void play_freeze(const struct row *row, const char *backend)
 {
 	struct expected change = expect_change(row, backend);
-	change.unseen = false;
+	change.no_trace = false;
 	life_run(row->before);
 	life_follow(backend);
 	collect(NULL);

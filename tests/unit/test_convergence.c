@@ -141,6 +141,27 @@ static void test_pages_that_are_only_read_are_not_counted_as_sent(void)
 	expect_ms(500, 510);
 }
 
+static void test_pages_that_only_the_freeze_reads_count(void)
+{
+	/* 100,000 pages a second are sent; to read and compare them took 200 ms of that second. */
+	struct round_record r = {.pages = 100000,
+		.to_reread_pages = 100000,
+		.look_ns = 200 * NS_PER_MS,
+		.duration_ns = NS_PER_S,
+		.interval_ns = NS_PER_S};
+	convergence_round(&c, &r, 1000, &v);
+	expect_ms(210, 213);
+	CU_ASSERT_PTR_NOT_NULL(strstr(v.why, "391 MiB to look through"));
+	/* Not told what that takes, they count as if they were sent. */
+	setup();
+	r.look_ns = 0;
+	convergence_round(&c, &r, 1000, &v);
+	expect_ms(1010, 1013);
+	/* Once a round was made of such pages, their speed is known. */
+	mixed_round(0, 100000, 0, 100, 100000);
+	expect_ms(101, 104);
+}
+
 static void test_a_slow_link_stays_slow_whatever_is_read(void)
 {
 	/* 1,000 pages a second. Many rounds that send next to nothing say nothing of it. */
@@ -210,6 +231,7 @@ static const struct test tests[] = {
 	TEST(test_the_dirty_rate_is_over_the_interval),
 	TEST(test_pages_that_are_only_read_do_not_make_sending_look_fast),
 	TEST(test_pages_that_are_only_read_are_not_counted_as_sent),
+	TEST(test_pages_that_only_the_freeze_reads_count),
 	TEST(test_a_slow_link_stays_slow_whatever_is_read),
 	TEST(test_a_link_that_became_faster_makes_no_nonsense),
 	TEST(test_what_is_read_in_every_round_does_not_hide_that_rounds_shrink),

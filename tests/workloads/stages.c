@@ -28,6 +28,7 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { PAGE = 4096, WORDS = PAGE / 8, ARGS_MAX = 16 };
@@ -581,6 +582,31 @@ static enum result do_fork(void)
 	return pid < 0 ? FAILED : DONE;
 }
 
+/* twin A B FIRST PAGES: maps what is shared in B once more, without a descriptor */
+static enum result do_twin(void)
+{
+	void *at = mremap(area(args[1])->at + number(args[2]) * PAGE, 0, number(args[3]) * PAGE,
+		MREMAP_MAYMOVE | MREMAP_FIXED, home(args[0][0]));
+	return tell(args[0], at, number(args[3]));
+}
+
+static enum result run_words(const char *name);
+
+/* child COMMAND...: a child does it, and is gone before the answer */
+static enum result do_child(void)
+{
+	int status = 0;
+	const char *name = args[0];
+	pid_t pid = fork();
+	if (pid == 0) {
+		memmove(args, args + 1, sizeof(args) - sizeof(args[0]));
+		_exit(run_words(name));
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		return FAILED;
+	return WIFEXITED(status) ? (enum result)WEXITSTATUS(status) : FAILED;
+}
+
 /* exec: another program, which is this one */
 static enum result do_exec(void)
 {
@@ -608,6 +634,7 @@ static const struct {
 	{"anon", do_anon, NULL},
 	{"await-ksm", do_await_ksm, NULL},
 	{"brk", do_brk, NULL},
+	{"child", do_child, NULL},
 	{"device", do_device, NULL},
 	{"collapse", NULL, collapse},
 	{"disk", do_disk, NULL},
@@ -640,6 +667,7 @@ static const struct {
 	{"sysv", do_sysv, NULL},
 	{"tmpfs", do_tmpfs, NULL},
 	{"truncate", do_truncate, NULL},
+	{"twin", do_twin, NULL},
 	{"uffd", NULL, watch_own},
 	{"unmap", NULL, unmap},
 	{"zero", NULL, zero},
@@ -657,6 +685,17 @@ static enum result run_each(enum result (*each)(uint8_t *at, size_t pages))
 	return r;
 }
 
+/* The command of that name, with what is in `args`. */
+static enum result run_words(const char *name)
+{
+	for (size_t i = 0; name && i < sizeof(commands) / sizeof(commands[0]); i++) {
+		if (strcmp(commands[i].name, name) == 0)
+			return commands[i].fn ? commands[i].fn() : run_each(commands[i].each);
+	}
+	errno = ENOSYS;
+	return FAILED;
+}
+
 static enum result run(char *line)
 {
 	char *words[ARGS_MAX + 1] = {0}, *rest;
@@ -665,12 +704,7 @@ static enum result run(char *line)
 		w = strtok_r(NULL, " ", &rest))
 		words[n++] = w;
 	memmove(args, words + 1, sizeof(args) - sizeof(args[0]));
-	for (size_t i = 0; n && i < sizeof(commands) / sizeof(commands[0]); i++) {
-		if (strcmp(commands[i].name, words[0]) == 0)
-			return commands[i].fn ? commands[i].fn() : run_each(commands[i].each);
-	}
-	errno = ENOSYS;
-	return FAILED;
+	return run_words(words[0]);
 }
 
 int main(int argc, char **argv)

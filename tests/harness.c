@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <CUnit/Basic.h>
 #include "tests/harness.h"
 
@@ -50,6 +52,15 @@ _Noreturn void harness_skip(const char *fmt, ...)
 bool harness_is_emulated(void)
 {
 	return getenv("TIDEMARK_EMULATED") != NULL;
+}
+
+void harness_pause(void)
+{
+	/* An emulated processor that goes round in a loop takes its time from another. */
+	if (harness_is_emulated())
+		usleep(500);
+	else
+		sched_yield();
 }
 
 int harness_main(int argc, char **argv, const char *suite, const struct test *tests,

@@ -39,4 +39,8 @@ _Noreturn void harness_skip(const char *fmt, ...) __attribute__((format(printf, 
  * nothing, and what is repeated may be repeated less. */
 bool harness_is_emulated(void);
 
+/* For loops that wait for something to happen in another thread or process: others have the
+ * processor meanwhile. */
+void harness_pause(void);
+
 #endif

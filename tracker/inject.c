@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/kcmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,16 +147,25 @@ static pid_t injection_find_thread(const struct process *p)
 	return process_find_thread(p);
 }
 
+/*
+ * Before 6.9 there are pidfds of leaders only. What a thread opens is the leader's as well, while
+ * that lives and unless one of the two has gone its own way (unshare).
+ */
+static bool leader_has_its_files(const struct injection *in, pid_t tid)
+{
+	pid_t pid = in->process->pid;
+	return tid == pid || syscall(SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) == 0;
+}
+
 static int injection_open_pidfd(struct injection *in, pid_t tid)
 {
 	in->pid_fd = (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD_FLAG);
-	/* Before 6.9 there are pidfds of leaders only. */
-	if (in->pid_fd < 0 && errno == EINVAL && tid == in->process->pid)
+	if (in->pid_fd < 0 && errno == EINVAL) {
+		if (!leader_has_its_files(in, tid))
+			return injection_fail(in, -EOPNOTSUPP, "open a pidfd of a thread of");
 		in->pid_fd = fcntl(in->process->pid_fd, F_DUPFD_CLOEXEC, 0);
-	if (in->pid_fd >= 0)
-		return 0;
-	return injection_fail(
-		in, errno == EINVAL ? -EOPNOTSUPP : -errno, "open a pidfd of a thread of");
+	}
+	return in->pid_fd < 0 ? injection_fail(in, -errno, "open a pidfd of") : 0;
 }
 
 /* Waits for the next stop. The thread is not held meanwhile, so patience costs it nothing; it is of

@@ -78,7 +78,6 @@ static const struct {
 	enum page_count count;
 	unsigned flag;
 } flag_counts[] = {
-	{PAGES_KSM, KPF_KSM},
 	{PAGES_DIRTY, KPF_DIRTY},
 	{PAGES_REFERENCED, KPF_REFERENCED},
 	{PAGES_ACTIVE, KPF_ACTIVE},
@@ -114,8 +113,12 @@ static void add_resident(
 		return;
 	for (size_t i = 0; i < NFLAG_COUNTS; i++)
 		c->of[flag_counts[i].count] += has(page->flags, flag_counts[i].flag);
-	c->of[PAGES_LAZY_FREE] += has(page->flags, KPF_ANON) && !has(page->flags, KPF_KSM) &&
-				  !has(page->flags, KPF_SWAPBACKED);
+	if (s->ksm_flag) {
+		bool ksm = has(page->flags, KPF_KSM);
+		c->of[PAGES_KSM] += ksm;
+		c->of[PAGES_LAZY_FREE] +=
+			has(page->flags, KPF_ANON) && !ksm && !has(page->flags, KPF_SWAPBACKED);
+	}
 }
 
 void page_counts_add_page(struct page_counts *c, const struct page_sources *s,

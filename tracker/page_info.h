@@ -63,6 +63,7 @@ struct page_sources {
 	bool scan;         /* PAGEMAP_SCAN: zero and huge pages */
 	bool frames;       /* pagemap tells page frame numbers */
 	bool flags;        /* ... and /proc/kpageflags may be read */
+	bool ksm_flag;     /* ... and its KSM flag is of merged pages alone */
 	bool maps_counted; /* ... and /proc/kpagecount */
 	bool idle;         /* ... where the kernel has idle page tracking */
 	bool soft_dirty;   /* the kernel tracks it */

@@ -23,6 +23,7 @@ static const struct field fields[] = {
 	{"Private_Dirty", offsetof(struct smaps_bytes, private_dirty)},
 	{"Referenced", offsetof(struct smaps_bytes, referenced)},
 	{"Anonymous", offsetof(struct smaps_bytes, anonymous)},
+	{"LazyFree", offsetof(struct smaps_bytes, lazy_free)},
 	{"KSM", offsetof(struct smaps_bytes, ksm)},
 	{"AnonHugePages", offsetof(struct smaps_bytes, anon_huge)},
 	{"ShmemPmdMapped", offsetof(struct smaps_bytes, shmem_huge)},

@@ -15,7 +15,7 @@ struct smaps_bytes {
 	uint64_t shared_clean, shared_dirty, private_clean, private_dirty;
 	uint64_t referenced;
 	uint64_t anonymous;
-	uint64_t ksm;
+	uint64_t lazy_free, ksm;
 	uint64_t anon_huge, shmem_huge, file_huge; /* AnonHugePages, Shmem- and FilePmdMapped */
 	uint64_t shared_hugetlb, private_hugetlb;
 	uint64_t swap;

@@ -20,6 +20,8 @@ enum row_flag {
 	NEEDS_KSM = 1 << 2,
 	/* Without swap there is nothing to see. */
 	NEEDS_SWAP = 1 << 3,
+	/* With soft-dirty the first look says that it cannot be followed. */
+	REFUSED_BY_SOFT_DIRTY = 1 << 4,
 };
 
 /*

@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -342,7 +341,7 @@ static void test_packet_pipes_are_not_direct_reads(void)
 	}
 	CU_ASSERT_EQUAL(read(ready[0], &byte, 1), 1);
 	while (process_state_letter(forked) != 'S')
-		sched_yield();
+		harness_pause();
 	look_at(forked, false);
 	CU_ASSERT_EQUAL(report->direct_descriptors, 0);
 	CU_ASSERT_EQUAL(report->reads, 0);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
@@ -530,6 +531,18 @@ static void play_unacknowledged(const struct row *row, const char *backend)
 	life_finish();
 }
 
+static void play_refused(const struct row *row, const char *backend)
+{
+	struct tide_error err = {0};
+	life_run(row->before);
+	life_follow(backend);
+	CU_ASSERT_EQUAL(life_source->ops->collect(life_source, &changes, &err), -ECANCELED);
+	CU_ASSERT_EQUAL(err.kind, TIDE_ERROR_UNSUPPORTED);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "cannot be followed by soft-dirty bits"));
+	life_release();
+	life_run(row->change);
+}
+
 static bool has_swap(void)
 {
 	char line[256];
@@ -580,6 +593,11 @@ static void run_row(const struct row *row, const char *backend, size_t index)
 		change_setting("/sys/kernel/mm/ksm/run", "1", 0);
 	if (strstr(row->before, "pageout") || strstr(row->change, "pageout"))
 		stay_here();
+	if (row->flags & REFUSED_BY_SOFT_DIRTY && strcmp(backend, "soft-dirty") == 0) {
+		life_start();
+		play_refused(row, backend);
+		return;
+	}
 	/* All ways of all rows would take four minutes there. */
 	const size_t nways = sizeof(ways) / sizeof(ways[0]);
 	const bool just_one = harness_is_emulated();

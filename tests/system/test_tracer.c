@@ -101,13 +101,13 @@ static char state_of(pid_t pid)
 static void await_ready(void)
 {
 	while (!shared->ready)
-		sched_yield();
+		harness_pause();
 }
 
 static void await_state(pid_t pid, char state)
 {
 	while (state_of(pid) != state)
-		sched_yield();
+		harness_pause();
 }
 
 /* The target runs `fn` and has said that it is where it should be. */
@@ -229,7 +229,7 @@ static void await_count(unsigned i)
 {
 	uint64_t before = shared->count[i];
 	while (shared->count[i] == before)
-		sched_yield();
+		harness_pause();
 }
 
 static unsigned count_userfaultfds(pid_t tid)
@@ -519,7 +519,7 @@ static void test_the_timeout_lets_go(void)
 	CU_ASSERT(clock_now_ns() - report.stopped_at_ns >= timeout_ns);
 	await_count(COUNTERS - 1);
 	while (tracer_is_frozen(tracer))
-		sched_yield();
+		harness_pause();
 	CU_ASSERT_EQUAL(tracer_freeze_keep(tracer, &err), -ETIMEDOUT);
 	struct thread_state *states;
 	size_t n;
@@ -612,7 +612,7 @@ static void test_no_signal_is_lost_and_none_comes_twice(void)
 		close(inject());
 	}
 	while (shared->signals < sent)
-		sched_yield();
+		harness_pause();
 	await_count(0);
 	CU_ASSERT_EQUAL(shared->signals, sent);
 }
@@ -662,7 +662,7 @@ static void test_thread_states_are_those_of_the_threads(void)
 {
 	follow(target_known);
 	while (!shared->leave)
-		sched_yield();
+		harness_pause();
 	freeze();
 	struct thread_state *states = NULL;
 	size_t n = 0;
@@ -733,7 +733,7 @@ static void test_a_traced_process_is_left_to_its_tracer(void)
 	follow(target_count);
 	other = start(trace_child);
 	while (shared->ready != 2)
-		sched_yield();
+		harness_pause();
 	assert_injection_is_refused(-EPERM, "debugger");
 	struct freeze_report report;
 	CU_ASSERT_EQUAL(tracer_freeze(tracer, LONG_NS, &report, &err), -EPERM);
@@ -1038,7 +1038,7 @@ static void test_a_process_that_became_another_is_let_go(void)
 	follow(target_exec);
 	shared->leave = 1;
 	while (process_check(process, NULL) == 0)
-		sched_yield();
+		harness_pause();
 	struct freeze_report report;
 	CU_ASSERT_EQUAL(tracer_freeze(tracer, LONG_NS, &report, &err), -ESRCH);
 	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "exec"));

@@ -19,6 +19,7 @@ static const struct page_sources everything = {.page_bytes = PAGE,
 	.scan = true,
 	.frames = true,
 	.flags = true,
+	.ksm_flag = true,
 	.maps_counted = true,
 	.idle = true,
 	.soft_dirty = true,
@@ -169,6 +170,16 @@ static void test_what_is_not_known_is_not_zero(void)
 	CU_ASSERT_FALSE(page_count_is_known(&flags, PAGES_IDLE));
 }
 
+static void test_a_flag_that_does_not_tell_is_not_counted(void)
+{
+	struct page_sources s = everything;
+	struct page_seen merged = {PRESENT | 5, 0, BIT(KPF_ANON) | BIT(KPF_KSM), 3};
+	CU_ASSERT_TRUE(counts_of(&everything, &private_place, &merged) & BIT(PAGES_KSM));
+	s.ksm_flag = false;
+	CU_ASSERT_FALSE(
+		counts_of(&s, &private_place, &merged) & (BIT(PAGES_KSM) | BIT(PAGES_LAZY_FREE)));
+}
+
 static void test_nodes_are_counted_in_small_pages(void)
 {
 	static const struct {
@@ -216,6 +227,7 @@ static const struct test tests[] = {
 	TEST(test_every_nature_is_counted_once),
 	TEST(test_a_share_is_rounded_down_for_each_page),
 	TEST(test_what_is_not_known_is_not_zero),
+	TEST(test_a_flag_that_does_not_tell_is_not_counted),
 	TEST(test_nodes_are_counted_in_small_pages),
 	TEST(test_the_memory_controller_is_found),
 	{NULL, NULL},

@@ -21,7 +21,7 @@
 #include "tracker/tracer.h"
 
 #define ROUNDS 10
-#define ROUNDS_EMULATED 2
+#define ROUNDS_EMULATED 1
 #define CALL_MS 5
 #define CALL_MS_EMULATED 100
 
@@ -230,7 +230,7 @@ static int wait_fd;
 /* Several freezes must fit in. */
 static long bare_timeout_ms(void)
 {
-	return harness_is_emulated() ? 15 * TIMEOUT_MS : TIMEOUT_MS;
+	return harness_is_emulated() ? 8 * TIMEOUT_MS : TIMEOUT_MS;
 }
 
 static void on_signal(int signal)

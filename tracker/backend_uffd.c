@@ -39,6 +39,7 @@ struct uffd_backend {
 	struct tracer *tracer;
 	int uffd;
 	bool has_own; /* the process has had a userfaultfd at a look */
+	bool locks;   /* ... or locked memory: its file mappings are not armed */
 	struct pageset registered;
 	struct pageset fresh;        /* of these, by this collect */
 	struct pageset refused;      /* another userfaultfd's */
@@ -384,14 +385,22 @@ static int scan_failed(
 		b->process->pid, (unsigned long long)start, (unsigned long long)end);
 }
 
-static bool is_tracked(const struct uffd_backend *b, const struct watch *w)
-{
-	return pageset_covers(&b->registered, (struct page_run){w->start, w->end});
-}
-
 static bool is_hugetlb(const struct mapping_table *maps, const struct watch *w)
 {
 	return maps->v[w->mapping].flags & MAPPING_HUGETLB;
+}
+
+/* Could a marker in there, of a page that is locked, hang the process (take_markers_away)? */
+static bool is_dangerous(const struct mapping_table *maps, const struct watch *w)
+{
+	return w->kind == WATCH_PRIVATE_FILE && !is_hugetlb(maps, w);
+}
+
+static bool is_tracked(
+	const struct uffd_backend *b, const struct mapping_table *maps, const struct watch *w)
+{
+	return pageset_covers(&b->registered, (struct page_run){w->start, w->end}) &&
+	       !(b->locks && is_dangerous(maps, w));
 }
 
 /* Watches that lie side by side and mean the same are scanned by one call. */
@@ -402,13 +411,13 @@ static int scan_all(struct collecting *c, const struct mapping_table *maps,
 		const struct watch *w = &watches->v[i];
 		c->kind = w->kind;
 		c->hugetlb = is_hugetlb(maps, w);
-		c->tracked = is_tracked(c->b, w);
+		c->tracked = is_tracked(c->b, maps, w);
 		uint64_t end = w->end;
 		for (next = i + 1; next < watches->len && w->kind != WATCH_SHARED; next++) {
 			const struct watch *n = &watches->v[next];
 			if (n->start != end || n->kind != w->kind ||
 				is_hugetlb(maps, n) != c->hugetlb ||
-				is_tracked(c->b, n) != c->tracked)
+				is_tracked(c->b, maps, n) != c->tracked)
 				break;
 			end = n->end;
 		}
@@ -441,13 +450,38 @@ static int unprotect(int uffd, struct page_run run)
  * A page of a locked mapping (mlock) that has a marker, and is not in the page cache, is a fault
  * that the kernel never gets done with: the process hangs, with the lock of its address space held
  * in the case of mlock() itself (Linux 6.18, filemap_fault_recheck_pte_none()). So no marker stays
- * in a file mapping for longer than until we see it.
+ * in a file mapping for longer than until we see it; and none comes up in a process that locks
+ * memory, for nothing is armed there (disarm_files).
  */
 static void take_markers_away(struct uffd_backend *b, const struct pageset *markers)
 {
 	/* Fails where the mapping is gone, and its markers with it. */
 	for (size_t i = 0; i < markers->len; i++)
 		(void)unprotect(b->uffd, markers->runs[i]);
+}
+
+static bool has_locked_memory(const struct process *p)
+{
+	char text[64];
+	pid_t tid = process_find_thread(p);
+	int r = tid ? process_read_status(p, tid, "VmLck", text, sizeof(text)) : -ESRCH;
+	return r == 0 && strtoull(text, NULL, 10) > 0;
+}
+
+/* From the first look on that finds locked memory, copied pages of its file mappings are read each
+ * time; they are few. */
+static void disarm_files(
+	struct uffd_backend *b, const struct mapping_table *maps, const struct watch_list *watches)
+{
+	if (b->locks || !has_locked_memory(b->process))
+		return;
+	b->locks = true;
+	for (size_t i = 0; i < watches->len; i++) {
+		const struct watch *w = &watches->v[i];
+		struct pageset file = {.runs = &(struct page_run){w->start, w->end}, .len = 1};
+		if (is_dangerous(maps, w))
+			take_markers_away(b, &file);
+	}
 }
 
 static int note_run(void *arg, const struct uapi_page_region *region)
@@ -694,6 +728,8 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 	/* Before each arming: what it watches itself is not ours to arm. */
 	if (!frozen && !b->has_own)
 		b->has_own = has_userfaultfd(b->process);
+	if (!frozen)
+		disarm_files(b, maps, watches);
 
 	/* Also in the freeze, where nothing is armed any more: of a mapping that grew, only what
 	 * is new or was written is found then. */

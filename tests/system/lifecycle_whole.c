@@ -252,12 +252,52 @@ static void test_secret_memory(const char *backend)
 	life_run("ping");
 }
 
+/* How many pages of an area are write-protected by a userfaultfd, markers included. */
+static uint64_t count_armed(char area)
+{
+	const struct life_area *a = &life_areas[area - 'a'];
+	uint64_t entry, armed = 0;
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", life_target->pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	for (uint64_t i = 0; i < a->pages; i++) {
+		off_t at = (off_t)((a->start / PAGE + i) * 8);
+		CU_ASSERT_EQUAL(pread(fd, &entry, 8, at), 8);
+		armed += entry >> 57 & 1;
+	}
+	close(fd);
+	return armed;
+}
+
+/* A marker in a locked file mapping can hang the process in the kernel: there must be none. */
+static void test_it_locks_memory(const char *backend)
+{
+	bool arms = strcmp(backend, "uffd-wp") == 0;
+	life_start();
+	life_run("disk F 16; map f F 0 16 private; fill f 0-9; anon a 16; fill a 0-9");
+	life_follow(backend);
+	life_collect();
+	CU_ASSERT_EQUAL(count_armed('f'), arms ? 10 : 0);
+	life_run("madvise f 2-3 dontneed; anon l 1; lock l 0; poke f 5");
+	CU_ASSERT_EQUAL(count_armed('f'), arms ? 9 : 0);
+	life_collect();
+	CU_ASSERT_EQUAL(count_armed('f'), 0);
+	CU_ASSERT_EQUAL(count_armed('a'), arms ? 10 : 0);
+	life_run("map g F 0 16 private; fill g 3; poke f 6; poke a 3; madvise f 7 dontneed");
+	life_collect();
+	CU_ASSERT_EQUAL(count_armed('f') + count_armed('g'), 0);
+	CU_ASSERT_EQUAL(life_written('a'), 1);
+	life_run("poke f 8; poke g 3; lock f 0-15; lock g 0-15");
+	life_finish();
+}
+
 const struct life_test life_tests[] = {
 	{"a sparse terabyte", test_a_sparse_terabyte},
 	{"thirty thousand mappings", test_thirty_thousand_mappings},
 	{"fork while followed", test_fork_while_followed},
 	{"exec while followed", test_exec_while_followed},
 	{"exit while followed", test_exit_while_followed},
+	{"it locks memory", test_it_locks_memory},
 	{"its number is given to another", test_its_number_is_given_to_another},
 	{"secret memory", test_secret_memory},
 	{NULL, NULL},

@@ -126,6 +126,10 @@ static void choose_ops(char *only, char *without)
 	 * alone. */
 	if (churn.seed % 2)
 		weights[op_find("fork")] = 0;
+	/* A process that locks memory is followed in another way. */
+	churn.locks = churn.seed % 4 == 0;
+	if (!churn.locks)
+		weights[op_find("lock")] = weights[op_find("lock-file")] = 0;
 	for (char *name = only ? strtok(only, ",") : NULL; name; name = strtok(NULL, ",")) {
 		int i = op_find(name);
 		weights[i] = ops[i].weight ? ops[i].weight : 5;
@@ -295,6 +299,10 @@ int main(int argc, char **argv)
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	if (churn.arena == MAP_FAILED || !objects_make())
 		die("cannot prepare");
+	/* From the start: in a process that locks a file mapping before the tracker has seen that
+	 * it locks anything, a marker may be there (docs/correctness.md). */
+	if (churn.locks && mlock(churn.arena, PAGE) < 0)
+		die("mlock");
 	pid_t helper = helper_start();
 	for (unsigned i = 0; i < churn.threads; i++)
 		thread_init(&threads[i], i);

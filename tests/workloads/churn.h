@@ -95,6 +95,7 @@ struct churn {
 	unsigned pace_us;
 	double seconds;
 	bool has_helper;
+	bool locks; /* memory */
 	const char *dir;
 	const char *log_path;
 	struct churn_log *log;

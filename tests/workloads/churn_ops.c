@@ -696,7 +696,6 @@ static void op_lock(struct thread *t)
 	lock(t, draw_run(t, 1u << ANON | 1u << SHARED, 32));
 }
 
-/* With uffd-wp this can hang the process in the kernel (docs/correctness.md). */
 static void op_lock_file(struct thread *t)
 {
 	lock(t, draw_run(t, 1u << PRIVATE, 32));
@@ -1053,7 +1052,7 @@ const struct op ops[] = {
 	{"mergeable", 3, op_mergeable},
 	{"fork-advice", 3, op_fork_advice},
 	{"lock", 6, op_lock},
-	{"lock-file", 0, op_lock_file},
+	{"lock-file", 6, op_lock_file},
 	{"name", 4, op_name},
 	{"truncate", 10, op_truncate},
 	{"punch", 10, op_punch},

@@ -270,6 +270,12 @@ static enum result unmap(uint8_t *at, size_t pages)
 	return munmap(at, pages * PAGE) < 0 ? FAILED : DONE;
 }
 
+/* lock A PAGES */
+static enum result lock(uint8_t *at, size_t pages)
+{
+	return mlock(at, pages * PAGE) < 0 ? CANNOT : DONE;
+}
+
 /* protect A PAGES rwx */
 static enum result protect(uint8_t *at, size_t pages)
 {
@@ -644,6 +650,7 @@ static const struct {
 	{"fork", do_fork, NULL},
 	{"is-huge", do_is_huge, NULL},
 	{"madvise", NULL, advise},
+	{"lock", NULL, lock},
 	{"many", do_many, NULL},
 	{"map", do_map, NULL},
 	{"memfd", do_memfd, NULL},

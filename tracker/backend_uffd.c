@@ -13,38 +13,24 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
-#include "base/clock.h"
 #include "base/error.h"
 #include "base/guard.h"
 #include "tracker/backend_uffd.h"
-#include "tracker/maps.h"
 #include "tracker/pagemap.h"
 #include "tracker/process.h"
 #include "tracker/scan.h"
 #include "tracker/tracer.h"
+#include "tracker/uffd_registration.h"
 
 #define FEATURES                                                         \
 	(UAPI_UFFD_FEATURE_WP_ASYNC | UAPI_UFFD_FEATURE_WP_UNPOPULATED | \
 		UAPI_UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 #define HUGE_PAGE (2ull << 20)
-#define STAND_STILL_NS (5 * NS_PER_S)
-/* No stack grows by more between two looks. */
-#define STACK_GROWTH_MAX (64ull << 20)
 #define POPULATED (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)
 
 struct uffd_backend {
 	struct backend base;
-	const struct process *process;
-	struct tracer *tracer;
-	int uffd;
-	bool has_own; /* the process has had a userfaultfd at a look */
-	bool locks;   /* ... or locked memory: its file mappings are not armed */
-	struct pageset registered;
-	struct pageset fresh;        /* of these, by this collect */
-	struct pageset refused;      /* another userfaultfd's */
-	struct pageset shared_armed; /* stretches of shared objects that were armed in an earlier
-					collect */
+	struct uffd_registration registration;
 };
 
 /* One collect, while it runs. */
@@ -63,15 +49,6 @@ static int api(int uffd)
 {
 	struct uffdio_api api = {.api = UFFD_API, .features = FEATURES};
 	return ioctl(uffd, UFFDIO_API, &api) < 0 ? -errno : 0;
-}
-
-static int protect_range(int uffd, uint64_t start, uint64_t end)
-{
-	struct uffdio_register reg = {
-		.range = {.start = start, .len = end - start},
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-	return ioctl(uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
 }
 
 static int count_written(void *arg, const struct uapi_page_region *region)
@@ -115,7 +92,7 @@ static int uffd_probe(struct tide_error *err)
 		.returned = UAPI_PAGE_IS_WRITTEN};
 	struct scan_query look = arm;
 	look.protect = false;
-	int r = protect_range(uffd, start, end);
+	int r = uffd_register(uffd, start, end);
 	if (r == 0)
 		r = scan_range(&arm, start, end, NULL, NULL);
 	if (r == 0) {
@@ -134,20 +111,6 @@ static int uffd_probe(struct tide_error *err)
 	return 0;
 }
 
-static bool has_userfaultfd(const struct process *p)
-{
-	int fds = openat(p->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	auto_closedir DIR *dir = fds >= 0 ? fdopendir(fds) : NULL;
-	for (struct dirent *e; dir && (e = readdir(dir));) {
-		char target[64];
-		ssize_t n = readlinkat(fds, e->d_name, target, sizeof(target) - 1);
-		target[n > 0 ? n : 0] = '\0';
-		if (strcmp(target, "anon_inode:[userfaultfd]") == 0)
-			return true;
-	}
-	return false;
-}
-
 static int uffd_attach(
 	const struct process *p, struct tracer *t, struct backend **ret, struct tide_error *err)
 {
@@ -155,14 +118,11 @@ static int uffd_attach(
 	if (!b)
 		return tide_fail(err, -ENOMEM, "follow process %d", p->pid);
 	b->base.ops = &backend_uffd_wp;
-	b->process = p;
-	b->tracer = t;
-	b->uffd = -1;
-	b->has_own = has_userfaultfd(p);
+	b->registration = (struct uffd_registration){.process = p, .tracer = t, .uffd = -1};
 
-	int r = tracer_inject_userfaultfd(t, &b->uffd, err);
+	int r = tracer_inject_userfaultfd(t, &b->registration.uffd, err);
 	if (r == 0) {
-		r = api(b->uffd);
+		r = api(b->registration.uffd);
 		if (r < 0)
 			tide_fail(err, r, "set up write tracking of process %d", p->pid);
 	}
@@ -226,7 +186,7 @@ static int found_hugetlb(struct collecting *c, const struct uapi_page_region *re
 		end = (at & ~(HUGE_PAGE - 1)) + HUGE_PAGE;
 		if (end > region->end)
 			end = region->end;
-		ssize_t n = pread(c->b->process->mem_fd, head, HEAD, (off_t)at);
+		ssize_t n = pread(c->b->registration.process->mem_fd, head, HEAD, (off_t)at);
 		struct uapi_page_region part = {at, end, region->categories};
 		int r = note_region(c, &part, false, n != HEAD || !memcmp(head, zeros, HEAD));
 		if (r < 0)
@@ -258,8 +218,8 @@ static int found_entries(struct collecting *c, const struct uapi_page_region *re
 		return note_marker(c, region, (struct page_run){region->start, region->end});
 	for (uint64_t at = region->start; at < region->end;) {
 		uint64_t left = (region->end - at) / page;
-		ptrdiff_t n = pagemap_read(
-			c->b->process->pagemap_fd, at, entries, left < SOME ? (size_t)left : SOME);
+		ptrdiff_t n = pagemap_read(c->b->registration.process->pagemap_fd, at, entries,
+			left < SOME ? (size_t)left : SOME);
 		if (n < 0)
 			return (int)n;
 		for (ptrdiff_t i = 0; i < n; i++, at += page) {
@@ -320,14 +280,14 @@ static int found_shared(void *arg, const struct uapi_page_region *region)
 /*
  * Private memory: one scan gives what is held and what was written, at the same instant, and arms.
  * Of file mappings it passes over the file's own pages: they are nothing to us, a copy of one comes
- * up written, and an armed one leaves a marker where it goes (take_markers_away).
+ * up written, and an armed one leaves a marker where it goes (uffd_registration_take_markers_away).
  */
 static int scan_private(
 	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
 {
 	bool pass_over_files = c->kind == WATCH_PRIVATE_FILE && !c->hugetlb;
 	struct scan_query q = {
-		.pagemap_fd = c->b->process->pagemap_fd,
+		.pagemap_fd = c->b->registration.process->pagemap_fd,
 		.protect = protect && c->tracked,
 		.unpaused = unpaused,
 		.inverted = pass_over_files ? UAPI_PAGE_IS_FILE : 0,
@@ -350,21 +310,21 @@ static int scan_shared(
 	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
 {
 	struct page_run run = {start, end};
-	if (!c->tracked || !pageset_covers(&c->b->shared_armed, run)) {
+	if (!c->tracked || !pageset_covers(&c->b->registration.shared_armed, run)) {
 		struct uapi_page_region all = {.start = start, .end = end};
 		int r = found_shared(c, &all);
 		if (r < 0 || !c->tracked || !protect)
 			return r;
 	}
 	struct scan_query q = {
-		.pagemap_fd = c->b->process->pagemap_fd,
+		.pagemap_fd = c->b->registration.process->pagemap_fd,
 		.protect = protect,
 		.unpaused = unpaused,
 		.mask = UAPI_PAGE_IS_WRITTEN,
 		.returned = UAPI_PAGE_IS_WRITTEN,
 	};
 	int r = scan_range(&q, start, end, found_shared, c);
-	return r == 0 && protect ? pageset_add(&c->b->shared_armed, run) : r;
+	return r == 0 && protect ? pageset_add(&c->b->registration.shared_armed, run) : r;
 }
 
 static int scan_stretch(
@@ -375,32 +335,9 @@ static int scan_stretch(
 	return scan_private(c, start, end, protect, unpaused);
 }
 
-static int scan_failed(
-	const struct uffd_backend *b, int r, uint64_t start, uint64_t end, struct tide_error *err)
-{
-	if (r == -ESRCH)
-		return tide_fail_kind(err, TIDE_ERROR_TARGET_GONE, -ECANCELED,
-			"process %d ended, or became another program", b->process->pid);
-	return tide_fail(err, r, "scan the pages of process %d from %#llx to %#llx",
-		b->process->pid, (unsigned long long)start, (unsigned long long)end);
-}
-
 static bool is_hugetlb(const struct mapping_table *maps, const struct watch *w)
 {
 	return maps->v[w->mapping].flags & MAPPING_HUGETLB;
-}
-
-/* Could a marker in there, of a page that is locked, hang the process (take_markers_away)? */
-static bool is_dangerous(const struct mapping_table *maps, const struct watch *w)
-{
-	return w->kind == WATCH_PRIVATE_FILE && !is_hugetlb(maps, w);
-}
-
-static bool is_tracked(
-	const struct uffd_backend *b, const struct mapping_table *maps, const struct watch *w)
-{
-	return pageset_covers(&b->registered, (struct page_run){w->start, w->end}) &&
-	       !(b->locks && is_dangerous(maps, w));
 }
 
 /* Watches that lie side by side and mean the same are scanned by one call. */
@@ -411,303 +348,29 @@ static int scan_all(struct collecting *c, const struct mapping_table *maps,
 		const struct watch *w = &watches->v[i];
 		c->kind = w->kind;
 		c->hugetlb = is_hugetlb(maps, w);
-		c->tracked = is_tracked(c->b, maps, w);
+		c->tracked = uffd_registration_covers(&c->b->registration, maps, w);
 		uint64_t end = w->end;
 		for (next = i + 1; next < watches->len && w->kind != WATCH_SHARED; next++) {
 			const struct watch *n = &watches->v[next];
 			if (n->start != end || n->kind != w->kind ||
 				is_hugetlb(maps, n) != c->hugetlb ||
-				is_tracked(c->b, maps, n) != c->tracked)
+				uffd_registration_covers(&c->b->registration, maps, n) !=
+					c->tracked)
 				break;
 			end = n->end;
 		}
 		int r = scan_stretch(c, w->start, end, protect, unpaused);
 		if (r < 0)
-			return scan_failed(c->b, r, w->start, end, err);
+			return uffd_scan_failed(c->b->registration.process, r, w->start, end, err);
 	}
 	return 0;
-}
-
-/* How far down a stack can have grown, as far as one can tell: nothing else was there. */
-static uint64_t stack_may_begin(const struct mapping_table *maps, uint32_t index)
-{
-	uint64_t start = maps->v[index].start;
-	uint64_t behind = index ? maps->v[index - 1].end : 0;
-	return start - behind > STACK_GROWTH_MAX ? start - STACK_GROWTH_MAX : behind;
-}
-
-static int unprotect(int uffd, struct page_run run)
-{
-	struct uffdio_writeprotect wp = {.range = {.start = run.start, .len = run.end - run.start}};
-	while (ioctl(uffd, UFFDIO_WRITEPROTECT, &wp) < 0) {
-		if (errno != EAGAIN)
-			return -errno;
-	}
-	return 0;
-}
-
-/*
- * A page of a locked mapping (mlock) that has a marker, and is not in the page cache, is a fault
- * that the kernel never gets done with: the process hangs, with the lock of its address space held
- * in the case of mlock() itself (Linux 6.18, filemap_fault_recheck_pte_none()). So no marker stays
- * in a file mapping for longer than until we see it; and none comes up in a process that locks
- * memory, for nothing is armed there (disarm_files).
- */
-static void take_markers_away(struct uffd_backend *b, const struct pageset *markers)
-{
-	/* Fails where the mapping is gone, and its markers with it. */
-	for (size_t i = 0; i < markers->len; i++)
-		(void)unprotect(b->uffd, markers->runs[i]);
-}
-
-static bool has_locked_memory(const struct process *p)
-{
-	char text[64];
-	pid_t tid = process_find_thread(p);
-	int r = tid ? process_read_status(p, tid, "VmLck", text, sizeof(text)) : -ESRCH;
-	return r == 0 && strtoull(text, NULL, 10) > 0;
-}
-
-/* From the first look on that finds locked memory, copied pages of its file mappings are read each
- * time; they are few. */
-static void disarm_files(
-	struct uffd_backend *b, const struct mapping_table *maps, const struct watch_list *watches)
-{
-	if (b->locks || !has_locked_memory(b->process))
-		return;
-	b->locks = true;
-	for (size_t i = 0; i < watches->len; i++) {
-		const struct watch *w = &watches->v[i];
-		struct pageset file = {.runs = &(struct page_run){w->start, w->end}, .len = 1};
-		if (is_dangerous(maps, w))
-			take_markers_away(b, &file);
-	}
-}
-
-static int note_run(void *arg, const struct uapi_page_region *region)
-{
-	return pageset_add(arg, (struct page_run){region->start, region->end});
-}
-
-/*
- * Write-protect bits can be there already, from a registration that the kernel took away without
- * taking them along (recover_lost), ours or an earlier tracker's. Such a page counts as not
- * written, so that a protecting scan leaves it as it is, and it may be writable: nothing would ever
- * show again. They are taken away, and the scan finds the page written and protects it.
- */
-static int clear_stale(struct uffd_backend *b, uint64_t start, uint64_t end)
-{
-	struct pageset stale = {0};
-	struct scan_query q = {
-		.pagemap_fd = b->process->pagemap_fd,
-		.inverted = UAPI_PAGE_IS_WRITTEN,
-		.mask = UAPI_PAGE_IS_WRITTEN,
-		.anyof = POPULATED,
-		.returned = UAPI_PAGE_IS_PRESENT,
-	};
-	int r = scan_range(&q, start, end, note_run, &stale);
-	for (size_t i = 0; r == 0 && i < stale.len; i++)
-		r = unprotect(b->uffd, stale.runs[i]);
-	pageset_release(&stale);
-	return r;
-}
-
-/*
- * Registers a part of one mapping, and takes it as written whole: only the kernel knows what
- * happened there before. Not being able to is no failure: the mapping is then read whole each time.
- */
-static int register_run(struct uffd_backend *b, const struct mapping_table *maps, uint32_t index,
-	struct page_run run)
-{
-	const struct mapping *m = &maps->v[index];
-	uint64_t start = run.start;
-	/*
-	 * The stack may have grown since it was looked at. To register less than all of it would
-	 * cut it in two, and the part that grew would not be called a stack any more.
-	 */
-	if (m->flags & MAPPING_GROWSDOWN && start == m->start)
-		start = stack_may_begin(maps, index);
-	int r = protect_range(b->uffd, start, run.end);
-	if (r == -EBUSY)
-		return pageset_add(&b->refused, run);
-	/* ENOMEM is also what a userfaultfd says whose memory is gone; the scan that follows tells.
-	 * EINVAL: the mapping went meanwhile, or is of a kind that cannot be; EPERM: shared and
-	 * never writable. */
-	if (r < 0)
-		return 0;
-	r = clear_stale(b, start, run.end);
-	if (r == -ENOMEM)
-		return r;
-	/* The memory is gone, which is for the scan to say; or already not registered any more. */
-	if (r < 0)
-		return 0;
-	r = pageset_add(&b->registered, run);
-	if (r == 0)
-		r = pageset_add(&b->fresh, run);
-	return r == 0 ? pageset_remove(&b->shared_armed, run) : r;
-}
-
-/* Registers what is not registered of a mapping; what is stays untouched, for where the kernel let
- * go of it that must be seen (recover_lost). */
-static int register_rest(struct uffd_backend *b, const struct mapping_table *maps, uint32_t index)
-{
-	const struct mapping *m = &maps->v[index];
-	int r = 0;
-	for (uint64_t at = m->start, end; r == 0 && at < m->end; at = end) {
-		size_t i = pageset_find(&b->registered, at);
-		const struct page_run *run = i < b->registered.len ? &b->registered.runs[i] : NULL;
-		bool there = run && run->start <= at;
-		end = run ? (there ? run->end : run->start) : m->end;
-		if (end > m->end)
-			end = m->end;
-		if (!there)
-			r = register_run(b, maps, index, (struct page_run){at, end});
-	}
-	return r;
-}
-
-/* Registers what is watched and not registered yet, and forgets what is not watched any more. */
-static int register_new(
-	struct uffd_backend *b, const struct mapping_table *maps, const struct watch_list *watches)
-{
-	struct pageset places = {0}, kept = {0};
-	int r = 0;
-	for (size_t i = 0; r == 0 && i < watches->len; i++) {
-		const struct mapping *m = &maps->v[watches->v[i].mapping];
-		r = pageset_add(&places, (struct page_run){m->start, m->end});
-	}
-	if (r == 0)
-		r = pageset_intersect(&b->registered, &places, &kept);
-	if (r == 0)
-		pageset_swap(&b->registered, &kept);
-	if (r == 0)
-		r = pageset_intersect(&b->shared_armed, &places, &kept);
-	if (r == 0)
-		pageset_swap(&b->shared_armed, &kept);
-	pageset_release(&places);
-	pageset_release(&kept);
-
-	pageset_clear(&b->refused);
-	pageset_clear(&b->fresh);
-	for (size_t i = 0; r == 0 && i < watches->len; i++) {
-		const struct watch *w = &watches->v[i];
-		if (i > 0 && watches->v[i - 1].mapping == w->mapping)
-			continue;
-		r = register_rest(b, maps, w->mapping);
-	}
-	return r;
-}
-
-/*
- * Places of mappings that are not registered, though we registered what was there. Registered
- * mappings are passed over as a whole: it costs by mappings, not by pages. Holes count: what was
- * written to shared memory is there, also where the new mapping does not show it yet.
- */
-static int find_lost(
-	struct uffd_backend *b, bool unpaused, struct pageset *ret, struct tide_error *err)
-{
-	struct scan_query q = {
-		.pagemap_fd = b->process->pagemap_fd,
-		.unpaused = unpaused,
-		.inverted = UAPI_PAGE_IS_WPALLOWED,
-		.mask = UAPI_PAGE_IS_WPALLOWED,
-		.returned = UAPI_PAGE_IS_PRESENT,
-	};
-	for (size_t i = 0; i < b->registered.len; i++) {
-		struct page_run run = b->registered.runs[i];
-		int r = scan_range(&q, run.start, run.end, note_run, ret);
-		if (r < 0)
-			return scan_failed(b, r, run.start, run.end, err);
-	}
-	return 0;
-}
-
-/*
- * A mapping that took the place of a registered one may be registered, too: with a userfaultfd of
- * the process's own. Its marks are not ours to read or to set. Registering again what is ours
- * already costs little and changes nothing; where something is not ours, it says so. But where a
- * registration is lost just now, this would hide that: so the process must stand still between
- * find_lost() and this.
- */
-static int find_foreign(struct uffd_backend *b, struct pageset *ret)
-{
-	int r = 0;
-	for (size_t i = 0; r == 0 && i < b->registered.len; i++) {
-		struct page_run run = b->registered.runs[i];
-		if (protect_range(b->uffd, run.start, run.end) < 0)
-			r = pageset_add(ret, run);
-	}
-	return r;
-}
-
-/* Begins anew with the mappings that touch `places`. */
-static int register_again(struct uffd_backend *b, const struct mapping_table *maps,
-	const struct watch_list *watches, const struct pageset *places)
-{
-	int r = 0;
-	for (size_t i = 0; r == 0 && places->len && i < watches->len; i++) {
-		const struct mapping *m = &maps->v[watches->v[i].mapping];
-		size_t k = pageset_find(places, m->start);
-		if (k == places->len || places->runs[k].start >= m->end ||
-			(i > 0 && watches->v[i - 1].mapping == watches->v[i].mapping))
-			continue;
-		struct page_run run = {m->start, m->end};
-		r = pageset_remove(&b->registered, run);
-		if (r == 0)
-			r = pageset_remove(&b->shared_armed, run);
-		if (r == 0)
-			r = register_run(b, maps, watches->v[i].mapping, run);
-	}
-	return r;
-}
-
-/*
- * A mapping that took the place of a registered one (mmap over it, mremap's destination) may look
- * the same in maps but is not registered, and a protecting scan silently passes it over. What comes
- * up between this look and the scan counts as dropped until the next collect finds it here.
- *
- * A mapping can also lose its registration where it lies: mremap of registered memory to a place
- * right beside it makes one mapping of the two, and the kernel takes the registration away from the
- * whole of that. Its pages keep the write-protect bit, and writes to them no longer take it away.
- * So nothing that the page tables say of writes is believed where we register anew.
- */
-static int recover_lost(struct uffd_backend *b, const struct mapping_table *maps,
-	const struct watch_list *watches, bool standing, struct tide_error *err)
-{
-	struct pageset lost = {0}, foreign = {0};
-	int r = find_lost(b, standing, &lost, err);
-	if (r == 0) {
-		r = register_again(b, maps, watches, &lost);
-		if (r == 0 && standing)
-			r = find_foreign(b, &foreign);
-		if (r == 0)
-			r = register_again(b, maps, watches, &foreign);
-		if (r < 0)
-			tide_fail(err, r, "note the mappings of process %d", b->process->pid);
-	}
-	pageset_release(&lost);
-	pageset_release(&foreign);
-	return r;
-}
-
-/* For a process that has a userfaultfd: it stands still for this, a fraction of a millisecond. */
-static int recover_standing(struct uffd_backend *b, const struct mapping_table *maps,
-	const struct watch_list *watches, struct tide_error *err)
-{
-	struct freeze_report report;
-	int r = tracer_freeze(b->tracer, STAND_STILL_NS, &report, err);
-	if (r < 0)
-		return r;
-	r = recover_lost(b, maps, watches, true, err);
-	int thawed = tracer_thaw(b->tracer, TRACER_RUN, r == 0 ? err : NULL);
-	return r == 0 ? thawed : r;
 }
 
 /* All that is held where we registered anew. */
 static int add_fresh(const struct uffd_backend *b, struct backend_found *found)
 {
 	struct pageset held = {0}, both = {0};
-	int r = pageset_intersect(&found->held, &b->fresh, &held);
+	int r = pageset_intersect(&found->held, &b->registration.fresh, &held);
 	if (r == 0)
 		r = pageset_union(&found->written, &held, &both);
 	if (r == 0)
@@ -725,28 +388,15 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 	struct backend_found found = {0};
 	struct collecting c = {.b = b, .found = &found, .swap_in_use = machine_has_swap()};
 
-	/* Before each arming: what it watches itself is not ours to arm. */
-	if (!frozen && !b->has_own)
-		b->has_own = has_userfaultfd(b->process);
-	if (!frozen)
-		disarm_files(b, maps, watches);
-
-	/* Also in the freeze, where nothing is armed any more: of a mapping that grew, only what
-	 * is new or was written is found then. */
-	int r = register_new(b, maps, watches);
-	if (r < 0)
-		tide_fail(err, r, "note the mappings of process %d", b->process->pid);
-	if (r == 0)
-		r = b->has_own && !frozen ? recover_standing(b, maps, watches, err)
-					  : recover_lost(b, maps, watches, frozen, err);
+	int r = uffd_registration_update(&b->registration, maps, watches, frozen, err);
 	if (r == 0)
 		r = scan_all(&c, maps, watches, !frozen, frozen, err);
-	take_markers_away(b, &c.markers);
+	uffd_registration_take_markers_away(&b->registration, &c.markers);
 	pageset_release(&c.markers);
 	if (r == 0 && (r = add_fresh(b, &found)) < 0)
-		tide_fail(err, r, "note what process %d wrote", b->process->pid);
+		tide_fail(err, r, "note what process %d wrote", b->registration.process->pid);
 	if (r == 0)
-		r = pageset_union(&b->refused, &(struct pageset){0}, &found.refused);
+		r = pageset_union(&b->registration.refused, &(struct pageset){0}, &found.refused);
 	if (r < 0) {
 		backend_found_release(&found);
 		return r;
@@ -766,80 +416,10 @@ static int uffd_pending(struct backend *base, const struct mapping_table *maps,
 	return r;
 }
 
-/*
- * Closing the descriptor would unregister everything at once, and the target's mmap calls would
- * wait for all of it (39 ms for 4 GiB armed). So it goes piece by piece; the worst wait is then
- * that of one piece. As in a scan, what counts is time.
- */
-#define RELEASE_PIECE (16ull << 20)
-#define RELEASE_PIECE_MAX (16ull << 30)
-#define RELEASE_LONG_NS (150 * NS_PER_US)
-
-static void unregister_run(int uffd, struct page_run run)
-{
-	uint64_t piece = RELEASE_PIECE;
-	for (uint64_t at = run.start; at < run.end;) {
-		uint64_t end = run.end - at > piece ? at + piece : run.end;
-		struct uffdio_range range = {.start = at, .len = end - at};
-		uint64_t before = clock_now_ns();
-		/* Fails where the mapping is gone, which is as good. */
-		(void)ioctl(uffd, UFFDIO_UNREGISTER, &range);
-		uint64_t took = clock_now_ns() - before;
-		at = end;
-		if (took > RELEASE_LONG_NS) {
-			struct timespec pause = clock_timespec(50 * NS_PER_US);
-			nanosleep(&pause, NULL);
-			piece = RELEASE_PIECE;
-		} else if (piece < RELEASE_PIECE_MAX && took < 20 * NS_PER_US) {
-			piece *= 2;
-		}
-	}
-}
-
-/*
- * What may be unregistered in pieces: anonymous memory, memfd, tmpfs. The rest is left to close().
- * Where a mapping is told of its end (a close() in its vm_ops: files on FUSE, SysV segments), Linux
- * 6.12 comes upon it a second time after UFFDIO_UNREGISTER could not merge it with the unregistered
- * one before it, finds a file that cannot be registered, and BUGs: the caller dies with the
- * target's memory locked for ever. The mappings of now are asked, since others may have come since
- * the last collect; those that come from here on are not registered, and such a piece is just
- * refused.
- */
-static int find_pieces(const struct uffd_backend *b, struct pageset *ret)
-{
-	auto_free char *text = NULL;
-	auto_(mapping_table_release) struct mapping_table maps = {0};
-	struct pageset may = {0};
-	size_t len = 0;
-	int r = process_read_file(b->process, "maps", &text, &len, NULL);
-	if (r == 0)
-		r = maps_parse(text, len, &maps, NULL);
-	for (size_t i = 0; r == 0 && i < maps.len; i++) {
-		const struct mapping *m = &maps.v[i];
-		if (m->kind == MAPPING_ANON ||
-			(m->kind == MAPPING_OBJECT && strncmp(m->name, "/SYSV", 5) != 0))
-			r = pageset_add(&may, (struct page_run){m->start, m->end});
-	}
-	if (r == 0)
-		r = pageset_intersect(&b->registered, &may, ret);
-	pageset_release(&may);
-	return r;
-}
-
 static void uffd_release(struct backend *base)
 {
 	struct uffd_backend *b = (struct uffd_backend *)base;
-	struct pageset pieces = {0};
-	if (find_pieces(b, &pieces) == 0)
-		for (size_t i = 0; i < pieces.len; i++)
-			unregister_run(b->uffd, pieces.runs[i]);
-	pageset_release(&pieces);
-	if (b->uffd >= 0)
-		close(b->uffd);
-	pageset_release(&b->registered);
-	pageset_release(&b->fresh);
-	pageset_release(&b->refused);
-	pageset_release(&b->shared_armed);
+	uffd_registration_release(&b->registration);
 	free(b);
 }
 

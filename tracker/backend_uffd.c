@@ -348,14 +348,13 @@ static int scan_all(struct collecting *c, const struct mapping_table *maps,
 		const struct watch *w = &watches->v[i];
 		c->kind = w->kind;
 		c->hugetlb = is_hugetlb(maps, w);
-		c->tracked = uffd_registration_covers(&c->b->registration, maps, w);
+		c->tracked = uffd_registration_covers(&c->b->registration, w);
 		uint64_t end = w->end;
 		for (next = i + 1; next < watches->len && w->kind != WATCH_SHARED; next++) {
 			const struct watch *n = &watches->v[next];
 			if (n->start != end || n->kind != w->kind ||
 				is_hugetlb(maps, n) != c->hugetlb ||
-				uffd_registration_covers(&c->b->registration, maps, n) !=
-					c->tracked)
+				uffd_registration_covers(&c->b->registration, n) != c->tracked)
 				break;
 			end = n->end;
 		}

@@ -14,6 +14,9 @@ int object_data_ask(int fd, const struct mapping *m, uint64_t page_bytes, struct
 		if (start < 0)
 			return -errno;
 		off_t end = lseek(fd, start, SEEK_HOLE);
+		/* Cut off since. */
+		if (end < 0 && errno == ENXIO)
+			return 0;
 		if (end < 0)
 			return -errno;
 		/* /dev/zero answers 0 for ever. */

@@ -56,16 +56,11 @@ static bool has_userfaultfd(const struct process *p)
 	return false;
 }
 
-static bool is_hugetlb(const struct mapping_table *maps, const struct watch *w)
-{
-	return maps->v[w->mapping].flags & MAPPING_HUGETLB;
-}
-
 /* Could a marker in there, of a page that is locked, hang the process
  * (uffd_registration_take_markers_away)? */
-static bool is_dangerous(const struct mapping_table *maps, const struct watch *w)
+static bool is_dangerous(const struct mapping *m)
 {
-	return w->kind == WATCH_PRIVATE_FILE && !is_hugetlb(maps, w);
+	return m->kind == MAPPING_FILE_PRIVATE && !(m->flags & MAPPING_HUGETLB);
 }
 
 /* How far down a stack can have grown, as far as one can tell: nothing else was there. */
@@ -112,9 +107,29 @@ static void disarm_files(struct uffd_registration *g, const struct mapping_table
 	for (size_t i = 0; i < watches->len; i++) {
 		const struct watch *w = &watches->v[i];
 		struct pageset file = {.runs = &(struct page_run){w->start, w->end}, .len = 1};
-		if (is_dangerous(maps, w))
+		if (is_dangerous(&maps->v[w->mapping]))
 			uffd_registration_take_markers_away(g, &file);
 	}
+}
+
+/*
+ * Where nothing may be armed. The mappings that we go by may have changed by now, and one that was
+ * of shared memory, whose holes are armed, be of a file. So they are read again behind our last
+ * registration: a file mapping that comes up later is not registered, and no scan arms it.
+ */
+static int find_files(
+	struct uffd_registration *g, const struct mapping_table *known, struct tide_error *err)
+{
+	auto_(mapping_table_release) struct mapping_table now = {0};
+	int r = maps_read(g->process, known, &now, err);
+	pageset_clear(&g->files);
+	for (size_t i = 0; r == 0 && i < now.len; i++) {
+		const struct mapping *m = &now.v[i];
+		if (is_dangerous(m) && pageset_add(&g->files, (struct page_run){m->start, m->end}))
+			r = tide_fail(err, -ENOMEM, "note the mappings of process %d",
+				g->process->pid);
+	}
+	return r;
 }
 
 static int note_run(void *arg, const struct uapi_page_region *region)
@@ -351,15 +366,16 @@ int uffd_registration_update(struct uffd_registration *g, const struct mapping_t
 	int r = register_new(g, maps, watches);
 	if (r < 0)
 		return tide_fail(err, r, "note the mappings of process %d", g->process->pid);
-	return g->has_own && !frozen ? recover_standing(g, maps, watches, err)
-				     : recover_lost(g, maps, watches, frozen, err);
+	r = g->has_own && !frozen ? recover_standing(g, maps, watches, err)
+				  : recover_lost(g, maps, watches, frozen, err);
+	return r == 0 && g->locks && !frozen ? find_files(g, maps, err) : r;
 }
 
-bool uffd_registration_covers(
-	const struct uffd_registration *g, const struct mapping_table *maps, const struct watch *w)
+bool uffd_registration_covers(const struct uffd_registration *g, const struct watch *w)
 {
-	return pageset_covers(&g->registered, (struct page_run){w->start, w->end}) &&
-	       !(g->locks && is_dangerous(maps, w));
+	size_t i = pageset_find(&g->files, w->start);
+	bool has_file = i < g->files.len && g->files.runs[i].start < w->end;
+	return !has_file && pageset_covers(&g->registered, (struct page_run){w->start, w->end});
 }
 
 /*
@@ -436,4 +452,5 @@ void uffd_registration_release(struct uffd_registration *g)
 	pageset_release(&g->fresh);
 	pageset_release(&g->refused);
 	pageset_release(&g->shared_armed);
+	pageset_release(&g->files);
 }

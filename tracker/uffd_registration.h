@@ -17,9 +17,10 @@ struct tracer;
 struct uffd_registration {
 	const struct process *process;
 	struct tracer *tracer;
-	int uffd;     /* owned; -1: none yet */
-	bool has_own; /* the process has had a userfaultfd at a look */
-	bool locks;   /* ... or locked memory: its file mappings are not armed */
+	int uffd;             /* owned; -1: none yet */
+	bool has_own;         /* the process has had a userfaultfd at a look */
+	bool locks;           /* ... or locked memory: its file mappings are not armed */
+	struct pageset files; /* with `locks`: where it has private file mappings */
 	struct pageset registered;
 	struct pageset fresh;        /* of these, by the last update: all that is held there counts
 					as written */
@@ -34,15 +35,14 @@ int uffd_registration_update(struct uffd_registration *g, const struct mapping_t
 	const struct watch_list *watches, bool frozen, struct tide_error *err);
 
 /* May what a scan says of written pages be believed there? */
-bool uffd_registration_covers(
-	const struct uffd_registration *g, const struct mapping_table *maps, const struct watch *w);
+bool uffd_registration_covers(const struct uffd_registration *g, const struct watch *w);
 
 /*
  * A page of a locked mapping (mlock) that has a marker, and is not in the page cache, is a fault
  * that the kernel never gets done with: the process hangs, with the lock of its address space held
  * in the case of mlock() itself (Linux 6.18, filemap_fault_recheck_pte_none()). So no marker stays
- * in a file mapping for longer than until we see it; and none comes up in a process that locks
- * memory, for nothing of a file is armed there.
+ * in a file mapping for longer than until we see it; and none comes up in a process that is known
+ * to lock memory, for nothing of a file is armed there.
  */
 void uffd_registration_take_markers_away(
 	struct uffd_registration *g, const struct pageset *markers);

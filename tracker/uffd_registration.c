@@ -60,7 +60,8 @@ static bool has_userfaultfd(const struct process *p)
  * (uffd_registration_take_markers_away)? */
 static bool is_dangerous(const struct mapping *m)
 {
-	return m->kind == MAPPING_FILE_PRIVATE && !(m->flags & MAPPING_HUGETLB);
+	return (m->kind == MAPPING_FILE_PRIVATE || m->kind == MAPPING_FILE_SHARED) &&
+	       !(m->flags & MAPPING_HUGETLB);
 }
 
 /* How far down a stack can have grown, as far as one can tell: nothing else was there. */
@@ -97,25 +98,24 @@ static bool has_locked_memory(const struct process *p)
 }
 
 /* From the first look on that finds locked memory, copied pages of its file mappings are read each
- * time; they are few. */
-static void disarm_files(struct uffd_registration *g, const struct mapping_table *maps,
-	const struct watch_list *watches)
+ * time; they are few. What is not registered is passed over. */
+static void disarm_files(struct uffd_registration *g, const struct mapping_table *maps)
 {
 	if (g->locks || !has_locked_memory(g->process))
 		return;
 	g->locks = true;
-	for (size_t i = 0; i < watches->len; i++) {
-		const struct watch *w = &watches->v[i];
-		struct pageset file = {.runs = &(struct page_run){w->start, w->end}, .len = 1};
-		if (is_dangerous(&maps->v[w->mapping]))
-			uffd_registration_take_markers_away(g, &file);
+	for (size_t i = 0; i < maps->len; i++) {
+		struct page_run run = {maps->v[i].start, maps->v[i].end};
+		if (is_dangerous(&maps->v[i]))
+			(void)unprotect(g->uffd, run);
 	}
 }
 
 /*
  * Where nothing may be armed. The mappings that we go by may have changed by now, and one that was
- * of shared memory, whose holes are armed, be of a file. So they are read again behind our last
- * registration: a file mapping that comes up later is not registered, and no scan arms it.
+ * of anonymous or shared memory when we registered what is there be of a file. So they are read
+ * again behind our last registration: a file mapping that comes up later is not registered, and no
+ * scan arms it.
  */
 static int find_files(
 	struct uffd_registration *g, const struct mapping_table *known, struct tide_error *err)
@@ -126,8 +126,8 @@ static int find_files(
 	for (size_t i = 0; r == 0 && i < now.len; i++) {
 		const struct mapping *m = &now.v[i];
 		if (is_dangerous(m) && pageset_add(&g->files, (struct page_run){m->start, m->end}))
-			r = tide_fail(err, -ENOMEM, "note the mappings of process %d",
-				g->process->pid);
+			r = tide_fail(
+				err, -ENOMEM, "note the mappings of process %d", g->process->pid);
 	}
 	return r;
 }
@@ -359,7 +359,7 @@ int uffd_registration_update(struct uffd_registration *g, const struct mapping_t
 	if (!frozen && !g->has_own)
 		g->has_own = has_userfaultfd(g->process);
 	if (!frozen)
-		disarm_files(g, maps, watches);
+		disarm_files(g, maps);
 
 	/* Also in the freeze, where nothing is armed any more: of a mapping that grew, only what
 	 * is new or was written is found then. */

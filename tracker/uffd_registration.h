@@ -20,7 +20,7 @@ struct uffd_registration {
 	int uffd;             /* owned; -1: none yet */
 	bool has_own;         /* the process has had a userfaultfd at a look */
 	bool locks;           /* ... or locked memory: its file mappings are not armed */
-	struct pageset files; /* with `locks`: where it has private file mappings */
+	struct pageset files; /* with `locks`: where it has files on disks */
 	struct pageset registered;
 	struct pageset fresh;        /* of these, by the last update: all that is held there counts
 					as written */

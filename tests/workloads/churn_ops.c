@@ -984,8 +984,8 @@ static void op_uffd(struct thread *t)
 		t->uffd = -1;
 		return;
 	}
-	/* With a file mapping that it locks it would hang itself: docs/correctness.md. */
-	struct run r = draw_run(t, churn.locks ? ANY & ~(1u << PRIVATE) : ANY, 128);
+	/* With a file that it locks it would hang itself: docs/correctness.md. */
+	struct run r = draw_run(t, churn.locks ? 1u << ANON : ANY, 128);
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | X_UFFD_USER_MODE_ONLY);
 	struct uffdio_api api = {.api = UFFD_API, .features = X_UFFD_FEATURE_WP_ASYNC};
 	if (fd < 0 || r.n == 0 || ioctl(fd, UFFDIO_API, &api) < 0) {

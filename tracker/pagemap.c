@@ -6,9 +6,11 @@
 #include "base/guard.h"
 #include "tracker/pagemap.h"
 
+/* What can be asked for; and what can be said of a page that is there. */
 #define KNOWN                                                                                   \
 	(UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED | UAPI_PAGE_IS_FILE | UAPI_PAGE_IS_GUARD | \
 		UAPI_PAGE_IS_SOFT_DIRTY | SCAN_MAYBE_ZERO)
+#define TOLD (KNOWN | UAPI_PAGE_IS_WRITTEN)
 
 ptrdiff_t pagemap_read(int pagemap_fd, uint64_t start, uint64_t *ret, size_t n)
 {
@@ -34,6 +36,8 @@ static uint64_t categories(uint64_t entry)
 		is |= UAPI_PAGE_IS_FILE;
 	if (entry & PAGEMAP_GUARD)
 		is |= UAPI_PAGE_IS_GUARD;
+	if (!(entry & PAGEMAP_WRITE_PROTECTED))
+		is |= UAPI_PAGE_IS_WRITTEN;
 	if (entry & PAGEMAP_SOFT_DIRTY)
 		is |= UAPI_PAGE_IS_SOFT_DIRTY;
 	if (entry & PAGEMAP_PRESENT && !(entry & (PAGEMAP_FILE | PAGEMAP_EXCLUSIVE)))
@@ -45,7 +49,8 @@ int pagemap_scan(
 	const struct scan_query *q, uint64_t start, uint64_t end, scan_region_fn fn, void *arg)
 {
 	enum { ENTRIES = 8192 };
-	if (q->protect || (q->inverted | q->mask | q->anyof | q->returned) & ~(uint64_t)KNOWN)
+	if (q->protect || (q->inverted | q->mask | q->anyof) & ~(uint64_t)KNOWN ||
+		q->returned & ~(uint64_t)TOLD)
 		return -EOPNOTSUPP;
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	auto_free uint64_t *entries = malloc(ENTRIES * sizeof(*entries));

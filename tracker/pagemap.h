@@ -15,6 +15,7 @@
 #define PAGEMAP_GUARD (1ull << PAGEMAP_BIT_GUARD)
 #define PAGEMAP_EXCLUSIVE (1ull << PAGEMAP_BIT_EXCLUSIVE)
 #define PAGEMAP_SOFT_DIRTY (1ull << PAGEMAP_BIT_SOFT_DIRTY)
+#define PAGEMAP_WRITE_PROTECTED (1ull << PAGEMAP_BIT_WRITE_PROTECTED)
 
 /*
  * Reads the entries of `n` pages from `start` (bytes). Returns how many there were, at least one,

@@ -146,10 +146,6 @@ const struct row rows_special[] = {
 	{"watched by a userfaultfd of its own", .before = "anon a 16; fill a 0-9; uffd a 0-15; anon b 16; fill b 0-9",
 		.change = "poke a 3; poke b 3; rearm a 0-15", .written = "a 3; b 3", .again = "a",
 		.later = "poke a 4; poke b 4; rearm a 0-15"},
-	{"watched by its own userfaultfd later", .before = "anon a 16; fill a 0-9",
-		.change = "anon b 16 at a+0; fill b 2; uffd b 0-15; poke b 3; rearm b 0-15", .written = "b 2-3",
-		/* Its markers look like pages, which read as zeros. */
-		.again = "a", .later = "poke b 2,4; rearm b 0-15"},
 	{"MAP_DROPPABLE", .before = "anon a 16 droppable; fill a 0-9", .change = "poke a 3", .written = "a 3", .again = "a",
 		.later = "poke a 4"},
 	{"a ring of perf", .before = "ring a perf; anon b 16; fill b 0-9", .change = "poke b 3", .written = "b 3",

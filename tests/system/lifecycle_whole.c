@@ -291,6 +291,28 @@ static void test_it_locks_memory(const char *backend)
 	life_finish();
 }
 
+/* What that leaves where there is no page looks like one that was swapped out. */
+static void test_its_own_userfaultfd_arms_holes(const char *backend)
+{
+	life_start();
+	life_run("anon a 16; small a 0-15; fill a 0-9; anon c 16; small c 0-15; fill c 0-9");
+	life_follow(backend);
+	life_collect();
+	/* What our own watches is not to be had. */
+	if (strcmp(backend, "soft-dirty") == 0) {
+		life_run("madvise a 2-5 dontneed; uffd a 0-15");
+		life_collect();
+		life_run("poke a 3,8; rearm a 0-15");
+		life_collect();
+		life_run("madvise a 8 dontneed; rearm a 0-15");
+		life_collect();
+	}
+	life_run("anon b 16 at c+0; fill b 2; poke b 3; uffd b 0-15; poke b 3");
+	life_collect();
+	life_run("poke b 2,4; rearm b 0-15");
+	life_finish();
+}
+
 const struct life_test life_tests[] = {
 	{"a sparse terabyte", test_a_sparse_terabyte},
 	{"thirty thousand mappings", test_thirty_thousand_mappings},
@@ -298,6 +320,7 @@ const struct life_test life_tests[] = {
 	{"exec while followed", test_exec_while_followed},
 	{"exit while followed", test_exit_while_followed},
 	{"it locks memory", test_it_locks_memory},
+	{"its own userfaultfd arms holes", test_its_own_userfaultfd_arms_holes},
 	{"its number is given to another", test_its_number_is_given_to_another},
 	{"secret memory", test_secret_memory},
 	{NULL, NULL},

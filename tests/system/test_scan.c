@@ -104,7 +104,8 @@ static void test_plain_reads_find_what_the_ioctl_finds(void)
 {
 	struct scan_query populated = {
 		.anyof = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED,
-		.returned = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED | UAPI_PAGE_IS_FILE,
+		.returned = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED | UAPI_PAGE_IS_FILE |
+			    UAPI_PAGE_IS_WRITTEN,
 	};
 	expect_same_without_ioctl(anon, PAGES, populated);
 	expect_same_without_ioctl(file, FILE_PAGES, populated);

@@ -147,26 +147,49 @@ static int note_huge(struct collecting *c, struct page_run run)
 	return 0;
 }
 
-/*
- * Entries that are not present and that a userfaultfd of the process's own has write-protected:
- * swapped pages, or only the mark of that, in a place where there is no page. What cannot be told
- * apart is read, which gives what the process would see.
- */
-static int note_entries(struct collecting *c, struct page_run run, bool written)
+typedef int (*entry_fn)(void *arg, struct page_run page, uint64_t entry);
+
+/* Calls `fn` for the entry of each page in a run. */
+static int each_entry(
+	const struct soft_dirty_backend *b, struct page_run run, entry_fn fn, void *arg)
 {
-	for (uint64_t at = run.start; at < run.end; at += c->b->page_bytes) {
-		uint64_t entry;
-		ptrdiff_t got = pagemap_read(c->b->process->pagemap_fd, at, &entry, 1);
-		if (got < 0)
-			return (int)got;
-		bool hidden = !(entry & PAGEMAP_FRAME);
-		if (!hidden && (entry & PAGEMAP_SWAP_TYPE) == SWAP_TYPE_MARKER)
-			continue;
-		int r = note_run(c, (struct page_run){at, at + c->b->page_bytes}, written, hidden);
-		if (r < 0)
-			return r;
+	enum { SOME = 512 };
+	uint64_t entries[SOME];
+	for (uint64_t at = run.start; at < run.end;) {
+		uint64_t left = (run.end - at) / b->page_bytes;
+		ptrdiff_t n = pagemap_read(
+			b->process->pagemap_fd, at, entries, left < SOME ? (size_t)left : SOME);
+		if (n < 0)
+			return (int)n;
+		for (ptrdiff_t i = 0; i < n; i++, at += b->page_bytes) {
+			int r = fn(arg, (struct page_run){at, at + b->page_bytes}, entries[i]);
+			if (r < 0)
+				return r;
+		}
 	}
 	return 0;
+}
+
+static bool is_hidden(uint64_t entry)
+{
+	return !(entry & PAGEMAP_FRAME);
+}
+
+static bool is_marker(uint64_t entry)
+{
+	return !is_hidden(entry) && (entry & PAGEMAP_SWAP_TYPE) == SWAP_TYPE_MARKER;
+}
+
+/*
+ * One that is not present and that a userfaultfd of the process's own has write-protected: a
+ * swapped page, or only the mark of that, in a place where there is no page. What cannot be told
+ * apart is read, which gives what the process would see.
+ */
+static int note_protected(void *arg, struct page_run page, uint64_t entry)
+{
+	struct collecting *c = arg;
+	bool written = !c->b->cleared || entry & PAGEMAP_SOFT_DIRTY;
+	return is_marker(entry) ? 0 : note_run(c, page, written, is_hidden(entry));
 }
 
 static int found_private(void *arg, const struct uapi_page_region *region)
@@ -182,7 +205,7 @@ static int found_private(void *arg, const struct uapi_page_region *region)
 		return 0;
 	bool written = !c->b->cleared || is & UAPI_PAGE_IS_SOFT_DIRTY;
 	if (!(is & (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_WRITTEN)) && !c->hugetlb)
-		return note_entries(c, run, written);
+		return each_entry(c->b, run, note_protected, c);
 	if (written)
 		return note_run(c, run, true, false);
 	if (c->hugetlb || is & (UAPI_PAGE_IS_PFNZERO | SCAN_MAYBE_ZERO))
@@ -252,23 +275,19 @@ static int scan_all(struct collecting *c, const struct mapping_table *maps,
 	return 0;
 }
 
-static int note_moving(void *arg, const struct uapi_page_region *region)
+static int note_moving(void *arg, struct page_run page, uint64_t entry)
 {
 	struct soft_dirty_backend *b = arg;
-	for (uint64_t at = region->start; at < region->end; at += b->page_bytes) {
-		uint64_t entry;
-		ptrdiff_t got = pagemap_read(b->process->pagemap_fd, at, &entry, 1);
-		if (got < 0)
-			return (int)got;
-		unsigned type = entry & PAGEMAP_SWAP_TYPE;
-		bool hidden = !(entry & PAGEMAP_FRAME);
-		if (!hidden && (type < SWAP_TYPE_FIRST_OTHER || type == SWAP_TYPE_MARKER))
-			continue;
-		int r = pageset_add(&b->moving, (struct page_run){at, at + b->page_bytes});
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	bool is_swapped = !is_hidden(entry) && (entry & PAGEMAP_SWAP_TYPE) < SWAP_TYPE_FIRST_OTHER;
+	/* One that is present again has moved. */
+	bool is_at_rest = !(entry & PAGEMAP_PRESENT) && (is_swapped || is_marker(entry));
+	return is_at_rest ? 0 : pageset_add(&b->moving, page);
+}
+
+static int found_not_present(void *arg, const struct uapi_page_region *region)
+{
+	struct soft_dirty_backend *b = arg;
+	return each_entry(b, (struct page_run){region->start, region->end}, note_moving, b);
 }
 
 /*
@@ -296,7 +315,7 @@ static int clear_all(struct soft_dirty_backend *b, const struct watch_list *watc
 		r = clear(b->process->proc_fd);
 	pageset_clear(&b->moving);
 	for (size_t i = 0; r == 0 && i < places.len; i++)
-		r = scan_range(&q, places.runs[i].start, places.runs[i].end, note_moving, b);
+		r = scan_range(&q, places.runs[i].start, places.runs[i].end, found_not_present, b);
 	if (r == 0)
 		r = clear(b->process->proc_fd);
 	pageset_release(&places);

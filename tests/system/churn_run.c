@@ -548,25 +548,17 @@ static void print_records(const struct run *run, const struct oracle_difference 
 	}
 }
 
-static bool is_one_of(const char *op, const char *const *list)
-{
-	while (*list && strcmp(*list, op) != 0)
-		list++;
-	return *list != NULL;
-}
-
 /*
  * After MADV_FREE the kernel may take a page at any time, also while the process stands still and
- * after it was sent. True where nothing was done to the page since: what would have stored to it
- * behind the call that took away the right to, did not.
+ * after it was sent. True where nothing happened to the page since but what leaves it so: a store
+ * would have, and the page would not be full of zeros.
  */
 static bool is_lazily_freed(const struct run *run, const struct oracle_difference *d)
 {
-	static const char *const harmless[] = {"read", "check", "fork-advice", "name", NULL};
-	static const char *const stores[] = {"write", "write-some", "poke", NULL};
+	static const char *const harmless[] = {"read", "check", "fork-advice", "name", "protect",
+		"write", "write-some", "poke", NULL};
 	const struct churn_log *log = run->log;
 	uint64_t last = log->next, first = last > CHURN_RECORDS ? last - CHURN_RECORDS + 1 : 1;
-	bool stored = false;
 	if (!d->is_page || !d->process_is_zero || d->inode)
 		return false;
 	for (uint64_t at = last; at >= first && at; at--) {
@@ -574,12 +566,11 @@ static bool is_lazily_freed(const struct run *run, const struct oracle_differenc
 		if (r->number != at || !record_touches(r, d, -1))
 			continue;
 		const char *op = log->ops[r->op];
-		if (strcmp(op, "protect") == 0)
-			stored &= (r->value & PROT_WRITE) != 0;
-		else if (is_one_of(op, stores))
-			stored = true;
-		else if (!is_one_of(op, harmless))
-			return strcmp(op, "free") == 0 && r->value == 0 && !stored;
+		bool skip = false;
+		for (size_t i = 0; harmless[i]; i++)
+			skip |= strcmp(harmless[i], op) == 0;
+		if (!skip)
+			return strcmp(op, "free") == 0 && r->value == 0;
 	}
 	return false;
 }

@@ -5,7 +5,8 @@
 usage: summary.py PRESET=JUNIT-FILE...
 
 A CUnit binary counts with each of its tests; any other test counts as one. The last line on stdout
-is "N passed, N failed, N skipped". Exit status: 0; 1 where a test failed or none passed.
+is "N passed, N failed, N skipped". What a failed test said stands above that: the record of a run on
+another machine may be all that is left of it. Exit status: 0; 1 where a test failed or none passed.
 """
 import re
 import sys
@@ -16,12 +17,25 @@ CUNIT_TESTS = re.compile(r"^\s*tests +\d+ +(\d+) +(\d+) +(\d+) +\d+\s*$", re.MUL
 # What the harness and the test scripts print: "skipped NAME: reason"
 SKIPPED = re.compile(r"^skipped (\S+): (.*)$", re.MULTILINE)
 SKIP_STATUS = "SKIP_RETURN_CODE"
+# Where a test that failed is quoted: what it said just before, and the assertions behind.
+FAILED = re.compile(r"FAILED|ERROR: |runtime error: |out of time")
+LINES_BEFORE, LINES_BEHIND, LINES_AT_MOST = 12, 8, 120
+
+
+def told(output):
+    """The lines of a failed test's output that tell why."""
+    lines = [line.rstrip() for line in output.split("\n") if line.strip()]
+    chosen = set(range(max(0, len(lines) - LINES_BEHIND), len(lines)))
+    for i, line in enumerate(lines):
+        if FAILED.search(line):
+            chosen.update(range(max(0, i - LINES_BEFORE), min(len(lines), i + LINES_BEHIND)))
+    return [lines[i] for i in sorted(chosen)][:LINES_AT_MOST]
 
 
 class Counts:
     def __init__(self):
         self.passed = self.failed = 0
-        self.failures = []  # names
+        self.failures = []  # (name, lines of its output)
         self.skips = []  # (name, reason)
 
     def add(self, where, case):
@@ -53,7 +67,7 @@ class Counts:
         else:
             self.failed += 1
         if not ok:
-            self.failures.append(name)
+            self.failures.append((name, told(output)))
 
 
 def main(reports):
@@ -77,8 +91,10 @@ def main(reports):
             print(f"  {name}: {reason}")
     if counts.failures:
         print("Failed:")
-        for name in counts.failures:
+        for name, lines in counts.failures:
             print(f"  {name}")
+            for line in lines:
+                print(f"    | {line}")
     print(f"{counts.passed} passed, {counts.failed} failed, {len(counts.skips)} skipped")
     return 0 if counts.failed == 0 and counts.passed > 0 else 1
 

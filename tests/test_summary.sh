@@ -64,6 +64,11 @@ grep -qxF '  here: suite_passes_and_skips_one/test_swap: there is no <swap> here
 
 {
 	program suite_fails_two <<'END'
+seq 1 200
+echo 'page 7 differs'
+echo '  Test: test_pages ...FAILED'
+echo '    1. pages.c:12  - CU_ASSERT(same)'
+seq 201 400
 echo '               tests      5      5      3      2        0'
 exit 1
 END
@@ -87,6 +92,12 @@ fi
 for name in suite_fails_two suite_leaks_at_its_end suite_crashes is_missing; do
 	grep -qxF "  here: $name" summary || fail "$name is not named"
 done
+for line in 'page 7 differs' '    1. pages.c:12  - CU_ASSERT(same)' 400; do
+	grep -qxF "    | $line" summary || fail "what a failed test said lacks '$line'"
+done
+if grep -qxF '    | 100' summary; then
+	fail 'a failed test is quoted whole'
+fi
 
 if run --tests-regex skips_all; then
 	fail 'a run in which nothing passed exits with 1'

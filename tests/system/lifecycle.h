@@ -72,6 +72,9 @@ extern struct page_source *life_source;
 void life_start(void);
 /* Runs commands ("; " between them); skips the test where the kernel has not got something. The
  * last answer, behind "ok ". */
+/* Waits until a process is in a system call, or gone. `call` is how its line in /proc/PID/syscall
+ * begins: the number, then arguments. */
+void wait_until_in_call(pid_t pid, const char *call);
 const char *life_run(const char *script);
 /* Follows the target. */
 void life_follow(const char *backend);

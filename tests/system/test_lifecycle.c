@@ -92,21 +92,28 @@ void life_release(void)
 	model_release(&model);
 }
 
-/* An answer is not yet the end of running: that it waits for the next command is. */
-static void wait_until_still(pid_t pid)
+void wait_until_in_call(pid_t pid, const char *call)
 {
-	char path[64], text[64], reading[32];
+	char path[64], text[64];
+	size_t len = strlen(call);
 	snprintf(path, sizeof(path), "/proc/%d/syscall", pid);
-	size_t len = (size_t)snprintf(reading, sizeof(reading), "%d 0x0 ", SYS_read);
 	for (ssize_t n = 1; n > 0;) {
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
 		n = fd < 0 ? 0 : read(fd, text, sizeof(text));
 		close(fd);
-		if (n > (ssize_t)len && strncmp(text, reading, len) == 0)
+		if (n > (ssize_t)len && strncmp(text, call, len) == 0)
 			return;
 		/* To yield would be to wait for all others that want the processor. */
 		usleep(20);
 	}
+}
+
+/* An answer is not yet the end of running: that it waits for the next command is. */
+static void wait_until_still(pid_t pid)
+{
+	char reading[32];
+	snprintf(reading, sizeof(reading), "%d 0x0 ", SYS_read);
+	wait_until_in_call(pid, reading);
 }
 
 static void end(struct child **c)

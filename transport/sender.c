@@ -12,25 +12,10 @@
 #include "base/error.h"
 #include "transport/handshake.h"
 #include "transport/page_hashes.h"
+#include "transport/page_workers.h"
 #include "transport/sender.h"
 
-/* Today a session is about one process. */
-#define PROCESS_NUMBER 1
-
-/* A worker's jobs wait in a short queue: what waits longer was read too early. */
-#define JOBS_PER_WORKER 2
-
 #define HASH_BYTES_MAX (256ull << 20)
-
-/* A batch of one round: pages of one space, all known to be zero or all to be read. */
-struct job {
-	uint64_t round;
-	struct page_span *spans; /* BATCH_PAGES_MAX */
-	size_t nspans;
-	uint64_t pages;
-	bool zero;
-	uint64_t looked_at_ns; /* when a worker began to read it */
-};
 
 struct report {
 	struct report *next;
@@ -46,14 +31,12 @@ struct sender {
 	struct sender_callbacks callbacks;
 	void *arg;
 	uint64_t page_bytes;
-	uint64_t batch_pages; /* that fit into one frame */
 
 	/* Of the driver between rounds, of the workers in one: each page is in one job. */
 	struct page_hashes *hashes;
 
 	pthread_t driver;
-	pthread_t *workers;
-	unsigned nworkers;
+	struct page_workers *workers; /* the driver's, to its end; `lock` is taken inside its own */
 
 	/* All below is guarded by `lock`; `changed` is signalled whenever something of it changes.
 	 */
@@ -69,18 +52,9 @@ struct sender {
 	bool failed;
 	struct tide_error error;
 
-	/* Jobs: a ring. */
-	struct job *jobs;
-	size_t njobs, first_job, queued_jobs, busy_workers;
-	bool no_more_jobs;
-
-	/* Sums of the running round, and over all. */
-	uint64_t round_pages, round_frames, round_wire_bytes;
-	uint64_t round_unchanged; /* read, and not sent */
-	uint64_t round_rewritten; /* of those: written for sure, with the bytes they had */
-	uint64_t round_look_ns;   /* the workers' time for reading and comparing */
-	struct batch_stats stats;
-	struct sender_progress progress;
+	/* Of frames that hold no pages: in the running round, and over all. */
+	uint64_t round_message_bytes, message_bytes;
+	struct sender_progress progress; /* but for what the workers know */
 
 	/* For the loop. */
 	struct report *reports, **last_report;
@@ -96,6 +70,8 @@ static void fail_locked(struct sender *s, const struct tide_error *err)
 		s->failed = true;
 		s->error = *err;
 	}
+	if (s->workers)
+		page_workers_cancel(s->workers);
 	pthread_cond_broadcast(&s->changed);
 }
 
@@ -106,260 +82,8 @@ static void fail(struct sender *s, const struct tide_error *err)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* --- workers
- * -------------------------------------------------------------------------------------- */
-
-/* A page that travels: its contents go behind those of the others before it. */
-static void keep_page(
-	struct sender *s, struct batch *b, uint64_t at, const uint8_t *contents, uint8_t **to)
-{
-	if (*to != contents)
-		memcpy(*to, contents, s->page_bytes);
-	*to += s->page_bytes;
-	if (b->nruns && b->runs[b->nruns - 1].end == at)
-		b->runs[b->nruns - 1].end += s->page_bytes;
-	else
-		b->runs[b->nruns++] = (struct page_run){at, at + s->page_bytes};
-}
-
-/*
- * Of the first `bytes` of the spans, whose contents are in `pages`: those that the receiver does
- * not hold yet are moved together, and listed in b->runs. Returns their bytes.
- */
-static uint64_t keep_changed(struct sender *s, const struct job *job, const struct page_span *spans,
-	uint64_t bytes, uint8_t *pages, struct batch *b)
-{
-	bool travels[BATCH_PAGES_MAX];
-	uint64_t unchanged = 0, rewritten = 0;
-	const uint8_t *from = pages;
-	uint8_t *to = pages;
-	b->nruns = 0;
-	for (uint64_t left = bytes; left; spans++) {
-		struct page_span part = *spans;
-		if (part.bytes > left)
-			part.bytes = left;
-		left -= part.bytes;
-		page_hashes_take(s->hashes, &part, from, travels);
-		for (uint64_t at = part.at, i = 0; at < part.at + part.bytes; i++) {
-			if (travels[i])
-				keep_page(s, b, at, from, &to);
-			unchanged += !travels[i];
-			rewritten += !travels[i] && !part.doubtful;
-			from += s->page_bytes;
-			at += s->page_bytes;
-		}
-	}
-	pthread_mutex_lock(&s->lock);
-	s->round_look_ns += clock_now_ns() - job->looked_at_ns;
-	s->round_unchanged += unchanged;
-	s->round_rewritten += rewritten;
-	s->result.unchanged_pages += unchanged;
-	s->progress.round_pages_done += unchanged;
-	pthread_mutex_unlock(&s->lock);
-	return (uint64_t)(to - pages);
-}
-
-/* Encodes and queues the pages of b->runs, whose contents are in `pages`. */
-static int send_pages(struct sender *s, const struct job *job, uint64_t bytes, const uint8_t *pages,
-	struct batch *b, struct tide_error *err)
-{
-	b->round = job->round;
-	b->space = job->spans->space;
-	b->page_bytes = (uint32_t)s->page_bytes;
-
-	struct frame_buffer frame = {0};
-	struct batch_stats stats = {0};
-	connection_buffer_get(s->conn, &frame);
-	int r = batch_encode(PROCESS_NUMBER, b, pages, s->options.codec, &frame, &stats);
-	if (r < 0) {
-		frame_buffer_release(&frame);
-		return tide_fail(err, r, "encode pages");
-	}
-	uint64_t wire = frame.bytes;
-	r = connection_send(s->conn, &frame, err);
-	if (r < 0)
-		return r;
-
-	pthread_mutex_lock(&s->lock);
-	s->round_pages += bytes / s->page_bytes;
-	s->round_frames++;
-	s->round_wire_bytes += wire;
-	s->stats.pages_raw += stats.pages_raw;
-	s->stats.pages_zero += stats.pages_zero;
-	s->stats.pages_compressed += stats.pages_compressed;
-	s->stats.bytes_in += stats.bytes_in;
-	s->stats.bytes_out += stats.bytes_out;
-	s->progress.round_pages_done += bytes / s->page_bytes;
-	s->progress.pages_sent += bytes / s->page_bytes;
-	s->progress.wire_bytes += wire;
-	pthread_mutex_unlock(&s->lock);
-	return 0;
-}
-
-/* The same for the first `bytes` of the spans. */
-static int send_changed(struct sender *s, const struct job *job, const struct page_span *spans,
-	uint64_t bytes, uint8_t *pages, struct batch *b, struct tide_error *err)
-{
-	uint64_t kept = keep_changed(s, job, spans, bytes, pages, b);
-	return kept ? send_pages(s, job, kept, pages, b, err) : 0;
-}
-
-/*
- * A read ended after the first `bytes` of the spans. Passes over what is left of the span where
- * that was, which the source keeps in mind; returns how many spans are dealt with.
- */
-static size_t skip_rest(struct sender *s, const struct page_span *spans, size_t n, uint64_t bytes)
-{
-	size_t done = 0;
-	while (done < n && bytes >= spans[done].bytes)
-		bytes -= spans[done++].bytes;
-	if (done == n)
-		return n;
-	struct page_span rest = spans[done];
-	rest.at += bytes;
-	rest.address += bytes;
-	rest.bytes -= bytes;
-	page_hashes_skip(s->hashes, &rest);
-	return done + 1;
-}
-
-static int do_job(
-	struct sender *s, struct job *job, uint8_t *pages, struct batch *b, struct tide_error *err)
-{
-	struct page_span *spans = job->spans;
-	size_t n = job->nspans;
-	job->looked_at_ns = clock_now_ns();
-	if (job->zero) {
-		uint64_t bytes = job->pages * s->page_bytes;
-		memset(pages, 0, bytes);
-		return send_changed(s, job, spans, bytes, pages, b, err);
-	}
-	while (n) {
-		uint64_t got = 0;
-		int r = s->source->ops->read(s->source, spans, n, pages, &got, err);
-		if (r == 0)
-			r = send_changed(s, job, spans, got, pages, b, err);
-		if (r < 0)
-			return r;
-		size_t done = skip_rest(s, spans, n, got);
-		spans += done;
-		n -= done;
-		job->looked_at_ns = clock_now_ns();
-	}
-	return 0;
-}
-
-static void *work(void *arg)
-{
-	struct sender *s = arg;
-	struct page_span spans[BATCH_PAGES_MAX];
-	uint8_t *pages = malloc(BATCH_PAGES_MAX * s->page_bytes);
-	struct batch *b = malloc(sizeof(*b));
-	struct tide_error err;
-	if (!pages || !b) {
-		tide_fail(&err, -ENOMEM, "start a worker");
-		fail(s, &err);
-	}
-
-	pthread_mutex_lock(&s->lock);
-	for (;;) {
-		while (s->queued_jobs == 0 && !s->no_more_jobs)
-			pthread_cond_wait(&s->changed, &s->lock);
-		if (s->queued_jobs == 0)
-			break;
-		struct job job = s->jobs[s->first_job];
-		memcpy(spans, job.spans, job.nspans * sizeof(*spans));
-		job.spans = spans;
-		s->first_job = (s->first_job + 1) % s->njobs;
-		s->queued_jobs--;
-		s->busy_workers++;
-		bool skip = s->failed;
-		pthread_cond_broadcast(&s->changed);
-		pthread_mutex_unlock(&s->lock);
-
-		int r = skip || !pages || !b ? 0 : do_job(s, &job, pages, b, &err);
-
-		pthread_mutex_lock(&s->lock);
-		s->busy_workers--;
-		if (r < 0)
-			fail_locked(s, &err);
-		pthread_cond_broadcast(&s->changed);
-	}
-	pthread_mutex_unlock(&s->lock);
-	free(pages);
-	free(b);
-	return NULL;
-}
-
 /* --- the driver
  * ----------------------------------------------------------------------------------- */
-
-static int queue_job(struct sender *s, const struct job *job, struct tide_error *err)
-{
-	pthread_mutex_lock(&s->lock);
-	while (s->queued_jobs == s->njobs && !s->failed)
-		pthread_cond_wait(&s->changed, &s->lock);
-	int r = s->failed ? s->error.code : 0;
-	if (r < 0) {
-		*err = s->error;
-	} else {
-		struct job *slot = &s->jobs[(s->first_job + s->queued_jobs) % s->njobs];
-		struct page_span *spans = slot->spans;
-		*slot = *job;
-		slot->spans = spans;
-		memcpy(spans, job->spans, job->nspans * sizeof(*spans));
-		s->queued_jobs++;
-		pthread_cond_broadcast(&s->changed);
-	}
-	pthread_mutex_unlock(&s->lock);
-	return r;
-}
-
-/* Cuts what was written into batches. */
-static int queue_pages(
-	struct sender *s, uint64_t round, const struct change_set *c, struct tide_error *err)
-{
-	struct page_span spans[BATCH_PAGES_MAX];
-	struct job job = {.round = round, .spans = spans};
-	for (size_t i = 0; i < c->nwritten; i++) {
-		struct page_span left = c->written[i];
-		while (left.bytes) {
-			bool fits = job.nspans == 0 ||
-				    (spans[0].space == left.space && job.zero == left.zero &&
-					    job.pages < BATCH_PAGES_MAX);
-			if (!fits) {
-				int r = queue_job(s, &job, err);
-				if (r < 0)
-					return r;
-				job.nspans = 0;
-				job.pages = 0;
-			}
-			uint64_t room = (s->batch_pages - job.pages) * s->page_bytes;
-			struct page_span part = left;
-			if (part.bytes > room)
-				part.bytes = room;
-			job.zero = part.zero;
-			job.pages += part.bytes / s->page_bytes;
-			spans[job.nspans++] = part;
-			left.at += part.bytes;
-			left.address += part.bytes;
-			left.bytes -= part.bytes;
-		}
-	}
-	return job.nspans ? queue_job(s, &job, err) : 0;
-}
-
-static int wait_for_jobs(struct sender *s, struct tide_error *err)
-{
-	pthread_mutex_lock(&s->lock);
-	while (s->queued_jobs || s->busy_workers)
-		pthread_cond_wait(&s->changed, &s->lock);
-	int r = s->failed ? s->error.code : 0;
-	if (r < 0)
-		*err = s->error;
-	pthread_mutex_unlock(&s->lock);
-	return r;
-}
 
 static int send_frame(
 	struct sender *s, int encoded, struct frame_buffer *frame, struct tide_error *err)
@@ -369,8 +93,8 @@ static int send_frame(
 		return tide_fail(err, encoded, "encode a message");
 	}
 	pthread_mutex_lock(&s->lock);
-	s->round_wire_bytes += frame->bytes;
-	s->progress.wire_bytes += frame->bytes;
+	s->round_message_bytes += frame->bytes;
+	s->message_bytes += frame->bytes;
 	pthread_mutex_unlock(&s->lock);
 	return connection_send(s->conn, frame, err);
 }
@@ -407,18 +131,34 @@ static int send_drops(
 	return 0;
 }
 
+/* Why it failed, for those who were told that it did. */
+static int failure(struct sender *s, struct tide_error *err)
+{
+	pthread_mutex_lock(&s->lock);
+	*err = s->error;
+	pthread_mutex_unlock(&s->lock);
+	return err->code;
+}
+
+static int send_pages(struct sender *s, const struct change_set *c, struct tide_error *err)
+{
+	int r = page_workers_queue(s->workers, c);
+	/* Also after a failure: the workers read from the source, which is released next. */
+	int waited = page_workers_wait(s->workers);
+	return r < 0 || waited < 0 ? failure(s, err) : 0;
+}
+
 /* Everything of one change set, up to its end; returns once the last page was read and its frame
  * queued. */
 static int send_round(struct sender *s, uint64_t number, bool final, const struct change_set *c,
 	struct tide_error *err)
 {
 	pthread_mutex_lock(&s->lock);
-	s->round_pages = s->round_frames = s->round_wire_bytes = 0;
-	s->round_unchanged = s->round_rewritten = s->round_look_ns = 0;
+	s->round_message_bytes = 0;
 	s->progress.round = number;
 	s->progress.round_pages = c->written_pages;
-	s->progress.round_pages_done = 0;
 	s->progress.round_started_ns = clock_now_ns();
+	page_workers_begin(s->workers, number);
 	pthread_mutex_unlock(&s->lock);
 
 	page_hashes_begin(s->hashes, c);
@@ -429,19 +169,13 @@ static int send_round(struct sender *s, uint64_t number, bool final, const struc
 	if (r == 0)
 		r = send_drops(s, number, c, err);
 	if (r == 0)
-		r = queue_pages(s, number, c, err);
-	/* Also after a failure: the jobs read from the source, which is released next. */
-	struct tide_error later;
-	int waited = wait_for_jobs(s, r == 0 ? err : &later);
-	if (r == 0)
-		r = waited;
+		r = send_pages(s, c, err);
 	if (r < 0)
 		return r;
 
-	pthread_mutex_lock(&s->lock);
-	struct round_end end = {
-		.number = number, .pages = s->round_pages, .frames = s->round_frames};
-	pthread_mutex_unlock(&s->lock);
+	struct page_sums sums;
+	page_workers_sums(s->workers, &sums, NULL);
+	struct round_end end = {.number = number, .pages = sums.pages, .frames = sums.frames};
 	return SEND(s, round_end_encode(PROCESS_NUMBER, &end, &out), err);
 }
 
@@ -500,23 +234,22 @@ static int wait_for_reports(struct sender *s, struct tide_error *err)
 static struct round_record record_of(
 	struct sender *s, uint64_t number, const struct change_set *c, uint64_t began_ns)
 {
-	pthread_mutex_lock(&s->lock);
-	struct round_record record = {
+	struct page_sums sums;
+	page_workers_sums(s->workers, &sums, NULL);
+	return (struct round_record){
 		.number = number,
-		.pages = s->round_pages,
-		.unchanged_pages = s->round_unchanged,
-		.rewritten_pages = s->round_rewritten,
-		.wire_bytes = s->round_wire_bytes,
+		.pages = sums.pages,
+		.unchanged_pages = sums.unchanged_pages,
+		.rewritten_pages = sums.rewritten_pages,
+		.wire_bytes = sums.wire_bytes + s->round_message_bytes,
 		.dropped_pages = c->dropped_pages,
 		.reread_pages = c->reread_pages,
 		.to_reread_pages = c->to_reread_pages,
-		.look_ns = s->round_look_ns / (s->nworkers ? s->nworkers : 1),
+		.look_ns = sums.look_ns / s->options.threads,
 		.duration_ns = clock_now_ns() - began_ns,
 		.collect_ns = c->collect_ns,
 		.interval_ns = c->interval_ns,
 	};
-	pthread_mutex_unlock(&s->lock);
-	return record;
 }
 
 static int open_session(struct sender *s, struct tide_error *err)
@@ -719,17 +452,6 @@ static int run_session(struct sender *s, struct tide_error *err)
 	return r;
 }
 
-static void stop_workers(struct sender *s)
-{
-	pthread_mutex_lock(&s->lock);
-	s->no_more_jobs = true;
-	pthread_cond_broadcast(&s->changed);
-	pthread_mutex_unlock(&s->lock);
-	for (unsigned i = 0; i < s->nworkers; i++)
-		pthread_join(s->workers[i], NULL);
-	s->nworkers = 0;
-}
-
 static void *drive(void *arg)
 {
 	struct sender *s = arg;
@@ -740,14 +462,17 @@ static void *drive(void *arg)
 		fail(s, &err);
 
 	/* The process comes first: it is free before anybody is told anything. */
-	stop_workers(s);
+	struct page_sums sums;
+	page_workers_end(s->workers);
+	page_workers_sums(s->workers, NULL, &sums);
 	s->source->ops->release(s->source);
 
 	pthread_mutex_lock(&s->lock);
 	s->result.total_ns = clock_now_ns() - began_ns;
-	s->result.pages_sent = s->progress.pages_sent;
-	s->result.wire_bytes = s->progress.wire_bytes;
-	s->result.stats = s->stats;
+	s->result.pages_sent = sums.pages;
+	s->result.unchanged_pages = sums.unchanged_pages;
+	s->result.wire_bytes = sums.wire_bytes + s->message_bytes;
+	s->result.stats = sums.stats;
 	s->failed = r < 0;
 	if (r < 0)
 		s->error = s->error.code ? s->error : err;
@@ -882,38 +607,26 @@ void sender_cancel(struct sender *s)
 
 void sender_progress(struct sender *s, struct sender_progress *ret)
 {
+	struct page_sums of_round, of_all;
 	pthread_mutex_lock(&s->lock);
 	*ret = s->progress;
+	ret->wire_bytes = s->message_bytes;
+	page_workers_sums(s->workers, &of_round, &of_all);
 	pthread_mutex_unlock(&s->lock);
+	ret->round_pages_done = of_round.pages + of_round.unchanged_pages;
+	ret->pages_sent = of_all.pages;
+	ret->wire_bytes += of_all.wire_bytes;
 }
 
 void sender_free(struct sender *s)
 {
 	if (!s)
 		return;
-	for (size_t i = 0; s->jobs && i < s->njobs; i++)
-		free(s->jobs[i].spans);
-	free(s->jobs);
-	free(s->workers);
+	page_workers_free(s->workers);
 	page_hashes_free(s->hashes);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->changed);
 	free(s);
-}
-
-static int allocate(struct sender *s, unsigned threads)
-{
-	s->workers = calloc(threads, sizeof(*s->workers));
-	s->njobs = (size_t)threads * JOBS_PER_WORKER;
-	s->jobs = calloc(s->njobs, sizeof(*s->jobs));
-	if (!s->workers || !s->jobs)
-		return -ENOMEM;
-	for (size_t i = 0; i < s->njobs; i++) {
-		s->jobs[i].spans = calloc(BATCH_PAGES_MAX, sizeof(struct page_span));
-		if (!s->jobs[i].spans)
-			return -ENOMEM;
-	}
-	return 0;
 }
 
 /* For this session alone: what an earlier one sent may have ended anywhere. */
@@ -933,20 +646,35 @@ static int make_hashes(struct sender *s)
 	return r;
 }
 
-/* The threads inherit a mask that keeps the signals for the program whose library we are. */
-static int start_threads(struct sender *s, unsigned threads)
+static void on_worker_failed(void *arg, const struct tide_error *err)
+{
+	fail(arg, err);
+}
+
+static int start_workers(struct sender *s)
+{
+	return page_workers_new(
+		&(struct page_workers_options){
+			.source = s->source,
+			.hashes = s->hashes,
+			.conn = s->conn,
+			.codec = s->options.codec,
+			.limits = s->options.limits,
+			.page_bytes = s->page_bytes,
+			.threads = s->options.threads,
+			.failed = on_worker_failed,
+			.arg = s,
+		},
+		&s->workers);
+}
+
+/* It inherits a mask that keeps the signals for the program whose library we are. */
+static int start_driver(struct sender *s)
 {
 	sigset_t all, before;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int r = 0;
-	while (r == 0 && s->nworkers < threads) {
-		r = -pthread_create(&s->workers[s->nworkers], NULL, work, s);
-		if (r == 0)
-			s->nworkers++;
-	}
-	if (r == 0)
-		r = -pthread_create(&s->driver, NULL, drive, s);
+	int r = -pthread_create(&s->driver, NULL, drive, s);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return r;
 }
@@ -974,13 +702,12 @@ int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *s
 		s->acked_round = -1;
 		s->last_report = &s->reports;
 		s->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
-		s->batch_pages = batch_pages_fit((uint32_t)s->page_bytes, &options->limits);
 		pthread_mutex_init(&s->lock, NULL);
 		pthread_cond_init(&s->changed, NULL);
-		r = s->batch_pages ? allocate(s, options->threads) : -EMSGSIZE;
+		r = make_hashes(s);
 	}
 	if (r == 0)
-		r = make_hashes(s);
+		r = start_workers(s);
 	if (r == 0) {
 		r = uv_async_init(loop, &s->wake, on_wake);
 		s->wake.data = s;
@@ -991,7 +718,7 @@ int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *s
 			conn, &(struct connection_handler){
 				      .frame = on_frame, .ended = on_ended, .arg = s});
 		connection_resume(conn);
-		r = start_threads(s, options->threads);
+		r = start_driver(s);
 	}
 	if (r == 0) {
 		*ret = s;
@@ -1000,8 +727,6 @@ int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *s
 
 	source->ops->release(source);
 	connection_close(conn, NULL, NULL);
-	if (s)
-		stop_workers(s);
 	if (woken)
 		uv_close((uv_handle_t *)&s->wake, on_wake_closed_early);
 	else

@@ -3,9 +3,10 @@
  * Sends a page source over a connection: rounds while it runs, the freeze, the last round, the
  * state, the commit.
  *
- * Threads: a driver runs the rounds from first to last, as one blocking story; workers read and
- * encode batches side by side; the loop moves the frames. What the peer answers reaches the driver
- * through a mailbox, what the driver reports reaches the caller on the loop's thread.
+ * Threads: a driver runs the rounds from first to last, as one blocking story; workers
+ * (page_workers.h) read and encode batches side by side; the loop moves the frames. What the peer
+ * answers reaches the driver through a mailbox, what the driver reports reaches the caller on the
+ * loop's thread.
  */
 #ifndef TRANSPORT_SENDER_H
 #define TRANSPORT_SENDER_H

@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/error.h"
+#include "transport/page_workers.h"
+
+/* A worker's jobs wait in a short queue: what waits longer was read too early. */
+#define JOBS_PER_WORKER 2
+
+/* A batch of one round: pages of one space, all known to be zero or all to be read. */
+struct job {
+	struct page_span *spans; /* BATCH_PAGES_MAX */
+	size_t nspans;
+	uint64_t pages;
+	bool zero;
+	uint64_t looked_at_ns; /* when a worker began to read it */
+};
+
+struct page_workers {
+	struct page_workers_options options;
+	uint64_t batch_pages; /* that fit into one frame */
+	pthread_t *threads;
+	unsigned nthreads;
+
+	/* All below is guarded by `lock`; `changed` is signalled whenever something of it changes.
+	 */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct job *jobs; /* a ring */
+	size_t njobs, first_job, queued_jobs, busy;
+	bool is_cancelled, is_ending;
+	uint64_t round;
+	struct page_sums of_round, of_all;
+};
+
+/* What one thread works with. */
+struct worker {
+	struct page_workers *w;
+	uint64_t round;
+	uint8_t *pages; /* BATCH_PAGES_MAX */
+	struct batch *batch;
+	struct page_span spans[BATCH_PAGES_MAX]; /* of the job in hand */
+};
+
+static void sums_add(struct page_sums *to, const struct page_sums *more)
+{
+	to->pages += more->pages;
+	to->frames += more->frames;
+	to->wire_bytes += more->wire_bytes;
+	to->unchanged_pages += more->unchanged_pages;
+	to->rewritten_pages += more->rewritten_pages;
+	to->look_ns += more->look_ns;
+	to->stats.pages_raw += more->stats.pages_raw;
+	to->stats.pages_zero += more->stats.pages_zero;
+	to->stats.pages_compressed += more->stats.pages_compressed;
+	to->stats.bytes_in += more->stats.bytes_in;
+	to->stats.bytes_out += more->stats.bytes_out;
+}
+
+static void account(struct page_workers *w, const struct page_sums *more)
+{
+	pthread_mutex_lock(&w->lock);
+	sums_add(&w->of_round, more);
+	sums_add(&w->of_all, more);
+	pthread_mutex_unlock(&w->lock);
+}
+
+/* --- one batch ------------------------------------------------------------------------------- */
+
+/* A page that travels: its contents go behind those of the others before it. */
+static void keep_page(
+	struct batch *b, uint64_t page_bytes, uint64_t at, const uint8_t *contents, uint8_t **to)
+{
+	if (*to != contents)
+		memcpy(*to, contents, page_bytes);
+	*to += page_bytes;
+	if (b->nruns && b->runs[b->nruns - 1].end == at)
+		b->runs[b->nruns - 1].end += page_bytes;
+	else
+		b->runs[b->nruns++] = (struct page_run){at, at + page_bytes};
+}
+
+/*
+ * Of the first `bytes` of the spans, whose contents were read: those that the receiver does not
+ * hold yet are moved together, and listed in batch->runs. Returns their bytes.
+ */
+static uint64_t keep_changed(
+	struct worker *k, const struct job *job, const struct page_span *spans, uint64_t bytes)
+{
+	const struct page_workers_options *o = &k->w->options;
+	bool travels[BATCH_PAGES_MAX];
+	struct page_sums sums = {0};
+	const uint8_t *from = k->pages;
+	uint8_t *to = k->pages;
+	k->batch->nruns = 0;
+	for (uint64_t left = bytes; left; spans++) {
+		struct page_span part = *spans;
+		if (part.bytes > left)
+			part.bytes = left;
+		left -= part.bytes;
+		page_hashes_take(o->hashes, &part, from, travels);
+		for (uint64_t at = part.at, i = 0; at < part.at + part.bytes; i++) {
+			if (travels[i])
+				keep_page(k->batch, o->page_bytes, at, from, &to);
+			sums.unchanged_pages += !travels[i];
+			sums.rewritten_pages += !travels[i] && !part.doubtful;
+			from += o->page_bytes;
+			at += o->page_bytes;
+		}
+	}
+	sums.look_ns = clock_now_ns() - job->looked_at_ns;
+	account(k->w, &sums);
+	return (uint64_t)(to - k->pages);
+}
+
+/* Encodes and queues the pages of batch->runs. */
+static int send_pages(
+	struct worker *k, const struct job *job, uint64_t bytes, struct tide_error *err)
+{
+	const struct page_workers_options *o = &k->w->options;
+	k->batch->round = k->round;
+	k->batch->space = job->spans->space;
+	k->batch->page_bytes = (uint32_t)o->page_bytes;
+
+	struct frame_buffer frame = {0};
+	struct page_sums sums = {.pages = bytes / o->page_bytes, .frames = 1};
+	connection_buffer_get(o->conn, &frame);
+	int r = batch_encode(PROCESS_NUMBER, k->batch, k->pages, o->codec, &frame, &sums.stats);
+	if (r < 0) {
+		frame_buffer_release(&frame);
+		return tide_fail(err, r, "encode pages");
+	}
+	sums.wire_bytes = frame.bytes;
+	r = connection_send(o->conn, &frame, err);
+	if (r == 0)
+		account(k->w, &sums);
+	return r;
+}
+
+/* The same for what the receiver does not hold yet of the first `bytes` of the spans. */
+static int send_changed(struct worker *k, const struct job *job, const struct page_span *spans,
+	uint64_t bytes, struct tide_error *err)
+{
+	uint64_t kept = keep_changed(k, job, spans, bytes);
+	return kept ? send_pages(k, job, kept, err) : 0;
+}
+
+/*
+ * A read ended after the first `bytes` of the spans. Passes over what is left of the span where
+ * that was, which the source keeps in mind; returns how many spans are dealt with.
+ */
+static size_t skip_rest(
+	struct page_hashes *hashes, const struct page_span *spans, size_t n, uint64_t bytes)
+{
+	size_t done = 0;
+	while (done < n && bytes >= spans[done].bytes)
+		bytes -= spans[done++].bytes;
+	if (done == n)
+		return n;
+	struct page_span rest = spans[done];
+	rest.at += bytes;
+	rest.address += bytes;
+	rest.bytes -= bytes;
+	page_hashes_skip(hashes, &rest);
+	return done + 1;
+}
+
+static int do_job(struct worker *k, struct job *job, struct tide_error *err)
+{
+	const struct page_workers_options *o = &k->w->options;
+	struct page_span *spans = job->spans;
+	size_t n = job->nspans;
+	job->looked_at_ns = clock_now_ns();
+	if (job->zero) {
+		uint64_t bytes = job->pages * o->page_bytes;
+		memset(k->pages, 0, bytes);
+		return send_changed(k, job, spans, bytes, err);
+	}
+	while (n) {
+		uint64_t got = 0;
+		int r = o->source->ops->read(o->source, spans, n, k->pages, &got, err);
+		if (r == 0)
+			r = send_changed(k, job, spans, got, err);
+		if (r < 0)
+			return r;
+		size_t done = skip_rest(o->hashes, spans, n, got);
+		spans += done;
+		n -= done;
+		job->looked_at_ns = clock_now_ns();
+	}
+	return 0;
+}
+
+/* --- the threads ----------------------------------------------------------------------------- */
+
+/* Waits for a job. False: there will be none. */
+static bool next_job(struct worker *k, struct job *ret)
+{
+	struct page_workers *w = k->w;
+	while (w->queued_jobs == 0 && !w->is_ending)
+		pthread_cond_wait(&w->changed, &w->lock);
+	if (w->queued_jobs == 0)
+		return false;
+	*ret = w->jobs[w->first_job];
+	memcpy(k->spans, ret->spans, ret->nspans * sizeof(*k->spans));
+	ret->spans = k->spans;
+	k->round = w->round;
+	w->first_job = (w->first_job + 1) % w->njobs;
+	w->queued_jobs--;
+	w->busy++;
+	pthread_cond_broadcast(&w->changed);
+	return true;
+}
+
+static void work_on(struct worker *k, struct job *job)
+{
+	struct tide_error err;
+	if (do_job(k, job, &err) < 0) {
+		k->w->options.failed(k->w->options.arg, &err);
+		page_workers_cancel(k->w);
+	}
+}
+
+static void *work(void *arg)
+{
+	struct page_workers *w = arg;
+	struct worker k = {.w = w};
+	struct tide_error err;
+	k.pages = malloc(BATCH_PAGES_MAX * w->options.page_bytes);
+	k.batch = malloc(sizeof(*k.batch));
+	if (!k.pages || !k.batch) {
+		tide_fail(&err, -ENOMEM, "start a worker");
+		w->options.failed(w->options.arg, &err);
+		page_workers_cancel(w);
+	}
+
+	pthread_mutex_lock(&w->lock);
+	for (struct job job; next_job(&k, &job);) {
+		bool skip = w->is_cancelled;
+		pthread_mutex_unlock(&w->lock);
+		if (!skip)
+			work_on(&k, &job);
+		pthread_mutex_lock(&w->lock);
+		w->busy--;
+		pthread_cond_broadcast(&w->changed);
+	}
+	pthread_mutex_unlock(&w->lock);
+	free(k.pages);
+	free(k.batch);
+	return NULL;
+}
+
+/* --- the driver's side ----------------------------------------------------------------------- */
+
+void page_workers_begin(struct page_workers *w, uint64_t round)
+{
+	pthread_mutex_lock(&w->lock);
+	w->round = round;
+	w->of_round = (struct page_sums){0};
+	pthread_mutex_unlock(&w->lock);
+}
+
+static int queue_job(struct page_workers *w, const struct job *job)
+{
+	pthread_mutex_lock(&w->lock);
+	while (w->queued_jobs == w->njobs && !w->is_cancelled)
+		pthread_cond_wait(&w->changed, &w->lock);
+	int r = w->is_cancelled ? -ECANCELED : 0;
+	if (r == 0) {
+		struct job *slot = &w->jobs[(w->first_job + w->queued_jobs) % w->njobs];
+		struct page_span *spans = slot->spans;
+		*slot = *job;
+		slot->spans = spans;
+		memcpy(spans, job->spans, job->nspans * sizeof(*spans));
+		w->queued_jobs++;
+		pthread_cond_broadcast(&w->changed);
+	}
+	pthread_mutex_unlock(&w->lock);
+	return r;
+}
+
+int page_workers_queue(struct page_workers *w, const struct change_set *c)
+{
+	struct page_span spans[BATCH_PAGES_MAX];
+	struct job job = {.spans = spans};
+	for (size_t i = 0; i < c->nwritten; i++) {
+		struct page_span left = c->written[i];
+		while (left.bytes) {
+			bool fits = job.nspans == 0 ||
+				    (spans[0].space == left.space && job.zero == left.zero &&
+					    job.pages < w->batch_pages);
+			if (!fits) {
+				int r = queue_job(w, &job);
+				if (r < 0)
+					return r;
+				job.nspans = 0;
+				job.pages = 0;
+			}
+			uint64_t room = (w->batch_pages - job.pages) * w->options.page_bytes;
+			struct page_span part = left;
+			if (part.bytes > room)
+				part.bytes = room;
+			job.zero = part.zero;
+			job.pages += part.bytes / w->options.page_bytes;
+			spans[job.nspans++] = part;
+			left.at += part.bytes;
+			left.address += part.bytes;
+			left.bytes -= part.bytes;
+		}
+	}
+	return job.nspans ? queue_job(w, &job) : 0;
+}
+
+int page_workers_wait(struct page_workers *w)
+{
+	pthread_mutex_lock(&w->lock);
+	while (w->queued_jobs || w->busy)
+		pthread_cond_wait(&w->changed, &w->lock);
+	int r = w->is_cancelled ? -ECANCELED : 0;
+	pthread_mutex_unlock(&w->lock);
+	return r;
+}
+
+void page_workers_cancel(struct page_workers *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->is_cancelled = true;
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+}
+
+void page_workers_sums(
+	struct page_workers *w, struct page_sums *ret_round, struct page_sums *ret_all)
+{
+	pthread_mutex_lock(&w->lock);
+	if (ret_round)
+		*ret_round = w->of_round;
+	if (ret_all)
+		*ret_all = w->of_all;
+	pthread_mutex_unlock(&w->lock);
+}
+
+void page_workers_end(struct page_workers *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->is_ending = w->is_cancelled = true;
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+	for (; w->nthreads; w->nthreads--)
+		pthread_join(w->threads[w->nthreads - 1], NULL);
+}
+
+void page_workers_free(struct page_workers *w)
+{
+	if (!w)
+		return;
+	page_workers_end(w);
+	for (size_t i = 0; w->jobs && i < w->njobs; i++)
+		free(w->jobs[i].spans);
+	free(w->jobs);
+	free(w->threads);
+	pthread_mutex_destroy(&w->lock);
+	pthread_cond_destroy(&w->changed);
+	free(w);
+}
+
+static int allocate(struct page_workers *w)
+{
+	w->threads = calloc(w->options.threads, sizeof(*w->threads));
+	w->njobs = (size_t)w->options.threads * JOBS_PER_WORKER;
+	w->jobs = calloc(w->njobs, sizeof(*w->jobs));
+	if (!w->threads || !w->jobs)
+		return -ENOMEM;
+	for (size_t i = 0; i < w->njobs; i++) {
+		w->jobs[i].spans = calloc(BATCH_PAGES_MAX, sizeof(struct page_span));
+		if (!w->jobs[i].spans)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* The threads inherit a mask that keeps the signals for the program whose library we are. */
+static int start_threads(struct page_workers *w)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int r = 0;
+	while (r == 0 && w->nthreads < w->options.threads) {
+		r = -pthread_create(&w->threads[w->nthreads], NULL, work, w);
+		if (r == 0)
+			w->nthreads++;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return r;
+}
+
+int page_workers_new(const struct page_workers_options *options, struct page_workers **ret)
+{
+	auto_(page_workers_freep) struct page_workers *w = calloc(1, sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	w->options = *options;
+	w->batch_pages = batch_pages_fit((uint32_t)options->page_bytes, &options->limits);
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_cond_init(&w->changed, NULL);
+	int r = w->batch_pages ? allocate(w) : -EMSGSIZE;
+	if (r == 0)
+		r = start_threads(w);
+	if (r < 0)
+		return r;
+	*ret = take(w);
+	return 0;
+}

@@ -96,7 +96,7 @@ static void test_a_sparse_terabyte(const char *backend)
 	long after = status_number(life_target->pid, "VmPTE:");
 	printf("%s, %s: a round takes up to %.1f ms, VmPTE grew by %ld KiB ", backend,
 		whole ? "1 TiB" : "4 GiB", (double)longest / NS_PER_MS, after - before);
-	CU_ASSERT_TRUE(longest < 2 * NS_PER_S);
+	/* To arm the holes would cost 2 GiB of page tables; the time is only told. */
 	CU_ASSERT_TRUE(after - before < 1024);
 }
 

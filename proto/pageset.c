@@ -191,6 +191,24 @@ int pageset_intersect(const struct pageset *a, const struct pageset *b, struct p
 	return finish(r, &made, ret);
 }
 
+int pageset_merge(struct pageset *a, const struct pageset *b)
+{
+	if (b->len == 0)
+		return 0;
+	if (a->len == 0 || a->runs[a->len - 1].end <= b->runs[0].start) {
+		int r = reserve(a, a->len + b->len);
+		for (size_t i = 0; r == 0 && i < b->len; i++)
+			r = append(a, b->runs[i].start, b->runs[i].end);
+		return r;
+	}
+	struct pageset both = {0};
+	int r = pageset_union(a, b, &both);
+	if (r == 0)
+		pageset_swap(a, &both);
+	pageset_release(&both);
+	return r;
+}
+
 bool pageset_covers(const struct pageset *set, struct page_run run)
 {
 	size_t i = pageset_find(set, run.start);

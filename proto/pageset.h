@@ -36,6 +36,9 @@ int pageset_union(const struct pageset *a, const struct pageset *b, struct pages
 int pageset_subtract(const struct pageset *a, const struct pageset *b, struct pageset *ret);
 int pageset_intersect(const struct pageset *a, const struct pageset *b, struct pageset *ret);
 
+/* a = a | b; cheap where b lies behind a. 0 or -ENOMEM (a unchanged). */
+int pageset_merge(struct pageset *a, const struct pageset *b);
+
 /* Is [run.start, run.end) wholly inside? */
 bool pageset_covers(const struct pageset *set, struct page_run run);
 

@@ -41,6 +41,25 @@ void backend_found_release(struct backend_found *f)
 	pageset_release(&f->doubtful);
 	pageset_release(&f->refused);
 	pageset_release(&f->unreadable);
+	pageset_release(&f->markers);
+}
+
+int backend_found_merge(struct backend_found *f, const struct backend_found *more)
+{
+	int r = pageset_merge(&f->held, &more->held);
+	if (r == 0)
+		r = pageset_merge(&f->written, &more->written);
+	if (r == 0)
+		r = pageset_merge(&f->zero, &more->zero);
+	if (r == 0)
+		r = pageset_merge(&f->doubtful, &more->doubtful);
+	if (r == 0)
+		r = pageset_merge(&f->refused, &more->refused);
+	if (r == 0)
+		r = pageset_merge(&f->unreadable, &more->unreadable);
+	if (r == 0)
+		r = pageset_merge(&f->markers, &more->markers);
+	return r;
 }
 
 static int names(char *buf, size_t size)

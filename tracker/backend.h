@@ -48,8 +48,12 @@ struct backend_found {
 				    they were not (what cannot be watched) */
 	struct pageset refused;  /* stretches that another userfaultfd watches */
 	struct pageset unreadable; /* populated, but nothing can be read there (guard pages) */
+	struct pageset markers;    /* for the backend itself: places without a page where a mark of
+				      its own was left */
 };
 void backend_found_release(struct backend_found *f);
+/* Adds what was found elsewhere; cheap where that is at higher addresses. 0 or -ENOMEM. */
+int backend_found_merge(struct backend_found *f, const struct backend_found *more);
 
 struct backend_ops {
 	const char *name;  /* as --backend takes it */

@@ -17,10 +17,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "base/error.h"
+#include "base/parallel.h"
 #include "tracker/backend_soft_dirty.h"
 #include "tracker/pagemap.h"
 #include "tracker/process.h"
 #include "tracker/scan.h"
+#include "tracker/stretch.h"
 
 #define POPULATED (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)
 /* What plain reads do not tell; SCAN_MAYBE_ZERO is what they have instead. */
@@ -147,39 +149,6 @@ static int note_huge(struct collecting *c, struct page_run run)
 	return 0;
 }
 
-typedef int (*entry_fn)(void *arg, struct page_run page, uint64_t entry);
-
-/* Calls `fn` for the entry of each page in a run. */
-static int each_entry(
-	const struct soft_dirty_backend *b, struct page_run run, entry_fn fn, void *arg)
-{
-	enum { SOME = 512 };
-	uint64_t entries[SOME];
-	for (uint64_t at = run.start; at < run.end;) {
-		uint64_t left = (run.end - at) / b->page_bytes;
-		ptrdiff_t n = pagemap_read(
-			b->process->pagemap_fd, at, entries, left < SOME ? (size_t)left : SOME);
-		if (n < 0)
-			return (int)n;
-		for (ptrdiff_t i = 0; i < n; i++, at += b->page_bytes) {
-			int r = fn(arg, (struct page_run){at, at + b->page_bytes}, entries[i]);
-			if (r < 0)
-				return r;
-		}
-	}
-	return 0;
-}
-
-static bool is_hidden(uint64_t entry)
-{
-	return !(entry & PAGEMAP_FRAME);
-}
-
-static bool is_marker(uint64_t entry)
-{
-	return !is_hidden(entry) && (entry & PAGEMAP_SWAP_TYPE) == SWAP_TYPE_MARKER;
-}
-
 /*
  * One that is not present and that a userfaultfd of the process's own has write-protected: a
  * swapped page, or only the mark of that, in a place where there is no page. What cannot be told
@@ -189,7 +158,7 @@ static int note_protected(void *arg, struct page_run page, uint64_t entry)
 {
 	struct collecting *c = arg;
 	bool written = !c->b->cleared || entry & PAGEMAP_SOFT_DIRTY;
-	return is_marker(entry) ? 0 : note_run(c, page, written, is_hidden(entry));
+	return pagemap_is_marker(entry) ? 0 : note_run(c, page, written, pagemap_is_hidden(entry));
 }
 
 static int found_private(void *arg, const struct uapi_page_region *region)
@@ -205,7 +174,7 @@ static int found_private(void *arg, const struct uapi_page_region *region)
 		return 0;
 	bool written = !c->b->cleared || is & UAPI_PAGE_IS_SOFT_DIRTY;
 	if (!(is & (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_WRITTEN)) && !c->hugetlb)
-		return each_entry(c->b, run, note_protected, c);
+		return pagemap_each(c->b->process->pagemap_fd, run, note_protected, c);
 	if (written)
 		return note_run(c, run, true, false);
 	if (c->hugetlb || is & (UAPI_PAGE_IS_PFNZERO | SCAN_MAYBE_ZERO))
@@ -239,55 +208,42 @@ static int scan_shared(struct collecting *c, struct page_run run)
 	return r < 0 ? r : pageset_add(&c->found->doubtful, run);
 }
 
-static bool is_hugetlb(const struct mapping_table *maps, const struct watch *w)
+static int scan_stretch(struct collecting *c, const struct stretch *s, bool unpaused)
 {
-	return maps->v[w->mapping].flags & MAPPING_HUGETLB;
+	c->kind = s->kind;
+	c->hugetlb = s->hugetlb;
+	return s->kind == WATCH_SHARED ? scan_shared(c, (struct page_run){s->start, s->end})
+				       : scan_private(c, s->start, s->end, unpaused);
 }
 
-static int scan_all(struct collecting *c, const struct mapping_table *maps,
-	const struct watch_list *watches, bool unpaused, struct tide_error *err)
+static int scan_still(void *arg, const struct stretch *s, struct backend_found *found)
 {
-	const struct process *p = c->b->process;
-	/* Watches that lie side by side and mean the same are scanned by one call: the process
-	 * stands still. */
-	for (size_t i = 0, next; i < watches->len; i = next) {
-		const struct watch *w = &watches->v[i];
-		uint64_t end = w->end;
-		c->kind = w->kind;
-		c->hugetlb = is_hugetlb(maps, w);
-		for (next = i + 1; next < watches->len; next++) {
-			const struct watch *n = &watches->v[next];
-			if (n->start != end || n->kind != w->kind ||
-				is_hugetlb(maps, n) != c->hugetlb)
-				break;
-			end = n->end;
-		}
-		int r = w->kind == WATCH_SHARED ? scan_shared(c, (struct page_run){w->start, end})
-						: scan_private(c, w->start, end, unpaused);
-		if (r == -ESRCH)
-			return tide_fail_kind(err, TIDE_ERROR_TARGET_GONE, -ECANCELED,
-				"process %d ended, or became another program", p->pid);
-		if (r < 0)
-			return tide_fail(err, r,
-				"read the pagemap of process %d from %#llx to %#llx", p->pid,
-				(unsigned long long)w->start, (unsigned long long)end);
-	}
-	return 0;
+	struct collecting c = {.b = arg, .found = found};
+	return scan_stretch(&c, s, true);
+}
+
+/* Pauses, so that the process's own calls do not wait. */
+static int count_stretch(void *arg, const struct stretch *s, struct backend_found *found)
+{
+	(void)found;
+	return scan_stretch(arg, s, false);
 }
 
 static int note_moving(void *arg, struct page_run page, uint64_t entry)
 {
 	struct soft_dirty_backend *b = arg;
-	bool is_swapped = !is_hidden(entry) && (entry & PAGEMAP_SWAP_TYPE) < SWAP_TYPE_FIRST_OTHER;
+	bool is_swapped =
+		!pagemap_is_hidden(entry) && (entry & PAGEMAP_SWAP_TYPE) < SWAP_TYPE_FIRST_OTHER;
 	/* One that is present again has moved. */
-	bool is_at_rest = !(entry & PAGEMAP_PRESENT) && (is_swapped || is_marker(entry));
+	bool is_at_rest = !(entry & PAGEMAP_PRESENT) && (is_swapped || pagemap_is_marker(entry));
 	return is_at_rest ? 0 : pageset_add(&b->moving, page);
 }
 
 static int found_not_present(void *arg, const struct uapi_page_region *region)
 {
 	struct soft_dirty_backend *b = arg;
-	return each_entry(b, (struct page_run){region->start, region->end}, note_moving, b);
+	return pagemap_each(b->process->pagemap_fd, (struct page_run){region->start, region->end},
+		note_moving, b);
 }
 
 /*
@@ -325,21 +281,16 @@ static int clear_all(struct soft_dirty_backend *b, const struct watch_list *watc
 /* What was being moved when the bits were cleared, where it is still held. */
 static int add_moved(struct soft_dirty_backend *b, struct backend_found *found)
 {
-	struct pageset moved = {0}, unseen = {0}, both = {0};
+	struct pageset moved = {0}, unseen = {0};
 	int r = pageset_intersect(&b->moving, &found->held, &moved);
 	if (r == 0)
 		r = pageset_subtract(&moved, &found->written, &unseen);
 	if (r == 0)
-		r = pageset_union(&found->written, &unseen, &both);
-	if (r == 0) {
-		pageset_swap(&found->written, &both);
-		r = pageset_union(&found->doubtful, &unseen, &both);
-	}
+		r = pageset_merge(&found->written, &unseen);
 	if (r == 0)
-		pageset_swap(&found->doubtful, &both);
+		r = pageset_merge(&found->doubtful, &unseen);
 	pageset_release(&moved);
 	pageset_release(&unseen);
-	pageset_release(&both);
 	return r;
 }
 
@@ -349,9 +300,15 @@ static int soft_dirty_collect(struct backend *base, const struct mapping_table *
 {
 	struct soft_dirty_backend *b = (struct soft_dirty_backend *)base;
 	struct backend_found found = {0};
-	struct collecting c = {.b = b, .found = &found};
+	struct stretch_list stretches = {0};
 
-	int r = scan_all(&c, maps, watches, true, err);
+	int r = stretch_list_make(maps, watches, NULL, NULL, &stretches);
+	if (r < 0)
+		tide_fail(err, r, "note the mappings of process %d", b->process->pid);
+	if (r == 0)
+		r = stretch_list_scan(
+			&stretches, b->process, parallel_processors(), scan_still, b, &found, err);
+	stretch_list_release(&stretches);
 	if (r == 0 && (r = add_moved(b, &found)) < 0)
 		tide_fail(err, r, "note what process %d wrote", b->process->pid);
 	if (r == 0 && !frozen) {
@@ -374,7 +331,13 @@ static int soft_dirty_pending(struct backend *base, const struct mapping_table *
 {
 	struct soft_dirty_backend *b = (struct soft_dirty_backend *)base;
 	struct collecting c = {.b = b};
-	int r = scan_all(&c, maps, watches, false, err);
+	struct stretch_list stretches = {0};
+	int r = stretch_list_make(maps, watches, NULL, NULL, &stretches);
+	if (r < 0)
+		tide_fail(err, r, "note the mappings of process %d", b->process->pid);
+	if (r == 0)
+		r = stretch_list_scan(&stretches, b->process, 1, count_stretch, &c, NULL, err);
+	stretch_list_release(&stretches);
 	if (r == 0)
 		*ret_pages = c.pages;
 	return r;

@@ -15,10 +15,12 @@
 #include <sys/syscall.h>
 #include "base/error.h"
 #include "base/guard.h"
+#include "base/parallel.h"
 #include "tracker/backend_uffd.h"
 #include "tracker/pagemap.h"
 #include "tracker/process.h"
 #include "tracker/scan.h"
+#include "tracker/stretch.h"
 #include "tracker/tracer.h"
 #include "tracker/uffd_registration.h"
 
@@ -39,10 +41,11 @@ struct collecting {
 	struct backend_found *found;
 	enum watch_kind kind;
 	bool hugetlb;
-	bool tracked;           /* else every held page counts as written */
-	bool swap_in_use;       /* the machine has swap: a swapped entry may be a swapped page */
-	struct pageset markers; /* of private file mappings */
-	uint64_t pages;         /* counting only (found is NULL) */
+	bool tracked;     /* else every held page counts as written */
+	bool protect;     /* arm what is found */
+	bool unpaused;    /* the process stands still */
+	bool swap_in_use; /* the machine has swap: a swapped entry may be a swapped page */
+	uint64_t pages;   /* counting only (found is NULL) */
 };
 
 static int api(int uffd)
@@ -200,7 +203,23 @@ static int note_marker(
 	struct collecting *c, const struct uapi_page_region *region, struct page_run run)
 {
 	bool ours = c->tracked && region->categories & UAPI_PAGE_IS_WPALLOWED;
-	return c->found && ours ? pageset_add(&c->markers, run) : 0;
+	return c->found && ours ? pageset_add(&c->found->markers, run) : 0;
+}
+
+/* A region whose entries are asked for one by one. */
+struct entries {
+	struct collecting *c;
+	const struct uapi_page_region *region;
+	bool written;
+};
+
+static int note_entry(void *arg, struct page_run page, uint64_t entry)
+{
+	const struct entries *e = arg;
+	struct uapi_page_region one = {page.start, page.end, e->region->categories};
+	return pagemap_is_marker(entry)
+		       ? note_marker(e->c, e->region, page)
+		       : note_region(e->c, &one, e->written, pagemap_is_hidden(entry));
 }
 
 /*
@@ -212,28 +231,11 @@ static int note_marker(
  */
 static int found_entries(struct collecting *c, const struct uapi_page_region *region, bool written)
 {
-	enum { SOME = 512 };
-	uint64_t entries[SOME], page = (uint64_t)sysconf(_SC_PAGESIZE);
 	if (!c->swap_in_use)
 		return note_marker(c, region, (struct page_run){region->start, region->end});
-	for (uint64_t at = region->start; at < region->end;) {
-		uint64_t left = (region->end - at) / page;
-		ptrdiff_t n = pagemap_read(c->b->registration.process->pagemap_fd, at, entries,
-			left < SOME ? (size_t)left : SOME);
-		if (n < 0)
-			return (int)n;
-		for (ptrdiff_t i = 0; i < n; i++, at += page) {
-			struct uapi_page_region one = {at, at + page, region->categories};
-			bool hidden = !(entries[i] & PAGEMAP_FRAME);
-			bool marker =
-				!hidden && (entries[i] & PAGEMAP_SWAP_TYPE) == SWAP_TYPE_MARKER;
-			int r = marker ? note_marker(c, region, (struct page_run){at, at + page})
-				       : note_region(c, &one, written, hidden);
-			if (r < 0)
-				return r;
-		}
-	}
-	return 0;
+	struct entries e = {.c = c, .region = region, .written = written};
+	return pagemap_each(c->b->registration.process->pagemap_fd,
+		(struct page_run){region->start, region->end}, note_entry, &e);
 }
 
 static int found_private(void *arg, const struct uapi_page_region *region)
@@ -282,14 +284,13 @@ static int found_shared(void *arg, const struct uapi_page_region *region)
  * Of file mappings it passes over the file's own pages: they are nothing to us, a copy of one comes
  * up written, and an armed one leaves a marker where it goes (uffd_registration_take_markers_away).
  */
-static int scan_private(
-	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
+static int scan_private(struct collecting *c, uint64_t start, uint64_t end)
 {
 	bool pass_over_files = c->kind == WATCH_PRIVATE_FILE && !c->hugetlb;
 	struct scan_query q = {
 		.pagemap_fd = c->b->registration.process->pagemap_fd,
-		.protect = protect && c->tracked,
-		.unpaused = unpaused,
+		.protect = c->protect && c->tracked,
+		.unpaused = c->unpaused,
 		.inverted = pass_over_files ? UAPI_PAGE_IS_FILE : 0,
 		.mask = pass_over_files ? UAPI_PAGE_IS_FILE : 0,
 		.anyof = POPULATED,
@@ -306,76 +307,71 @@ static int scan_private(
  * that holes count: the scan asks for "written" alone (older kernels report holes only if exactly
  * that is asked) and takes it that arming leaves markers in holes.
  */
-static int scan_shared(
-	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
+static int scan_shared(struct collecting *c, uint64_t start, uint64_t end)
 {
 	struct page_run run = {start, end};
 	if (!c->tracked || !pageset_covers(&c->b->registration.shared_armed, run)) {
 		struct uapi_page_region all = {.start = start, .end = end};
 		int r = found_shared(c, &all);
-		if (r < 0 || !c->tracked || !protect)
+		if (r < 0 || !c->tracked || !c->protect)
 			return r;
 	}
 	struct scan_query q = {
 		.pagemap_fd = c->b->registration.process->pagemap_fd,
-		.protect = protect,
-		.unpaused = unpaused,
+		.protect = c->protect,
+		.unpaused = c->unpaused,
 		.mask = UAPI_PAGE_IS_WRITTEN,
 		.returned = UAPI_PAGE_IS_WRITTEN,
 	};
 	int r = scan_range(&q, start, end, found_shared, c);
-	return r == 0 && protect ? pageset_add(&c->b->registration.shared_armed, run) : r;
+	return r == 0 && c->protect ? pageset_add(&c->b->registration.shared_armed, run) : r;
 }
 
-static int scan_stretch(
-	struct collecting *c, uint64_t start, uint64_t end, bool protect, bool unpaused)
+static int scan_as(struct collecting *c, const struct stretch *s)
 {
-	if (c->kind == WATCH_SHARED)
-		return scan_shared(c, start, end, protect, unpaused);
-	return scan_private(c, start, end, protect, unpaused);
+	c->kind = s->kind;
+	c->hugetlb = s->hugetlb;
+	c->tracked = s->tracked;
+	return s->kind == WATCH_SHARED ? scan_shared(c, s->start, s->end)
+				       : scan_private(c, s->start, s->end);
 }
 
-static bool is_hugetlb(const struct mapping_table *maps, const struct watch *w)
+/* Several at once, in the freeze. */
+static int scan_stretch(void *arg, const struct stretch *s, struct backend_found *found)
 {
-	return maps->v[w->mapping].flags & MAPPING_HUGETLB;
+	struct collecting c = *(const struct collecting *)arg;
+	c.found = found;
+	return scan_as(&c, s);
 }
 
-/* Watches that lie side by side and mean the same are scanned by one call. */
-static int scan_all(struct collecting *c, const struct mapping_table *maps,
-	const struct watch_list *watches, bool protect, bool unpaused, struct tide_error *err)
+static int count_stretch(void *arg, const struct stretch *s, struct backend_found *found)
 {
-	for (size_t i = 0, next; i < watches->len; i = next) {
-		const struct watch *w = &watches->v[i];
-		c->kind = w->kind;
-		c->hugetlb = is_hugetlb(maps, w);
-		c->tracked = uffd_registration_covers(&c->b->registration, w);
-		uint64_t end = w->end;
-		for (next = i + 1; next < watches->len && w->kind != WATCH_SHARED; next++) {
-			const struct watch *n = &watches->v[next];
-			if (n->start != end || n->kind != w->kind ||
-				is_hugetlb(maps, n) != c->hugetlb ||
-				uffd_registration_covers(&c->b->registration, n) != c->tracked)
-				break;
-			end = n->end;
-		}
-		int r = scan_stretch(c, w->start, end, protect, unpaused);
-		if (r < 0)
-			return uffd_scan_failed(c->b->registration.process, r, w->start, end, err);
-	}
-	return 0;
+	(void)found;
+	return scan_as(arg, s);
+}
+
+static bool is_covered(void *arg, const struct watch *w)
+{
+	return uffd_registration_covers(arg, w);
+}
+
+static int make_stretches(struct uffd_backend *b, const struct mapping_table *maps,
+	const struct watch_list *watches, struct stretch_list *ret, struct tide_error *err)
+{
+	int r = stretch_list_make(maps, watches, is_covered, &b->registration, ret);
+	return r < 0 ? tide_fail(err, r, "note the mappings of process %d",
+			       b->registration.process->pid)
+		     : 0;
 }
 
 /* All that is held where we registered anew. */
 static int add_fresh(const struct uffd_backend *b, struct backend_found *found)
 {
-	struct pageset held = {0}, both = {0};
+	struct pageset held = {0};
 	int r = pageset_intersect(&found->held, &b->registration.fresh, &held);
 	if (r == 0)
-		r = pageset_union(&found->written, &held, &both);
-	if (r == 0)
-		pageset_swap(&found->written, &both);
+		r = pageset_merge(&found->written, &held);
 	pageset_release(&held);
-	pageset_release(&both);
 	return r;
 }
 
@@ -384,18 +380,25 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 	struct tide_error *err)
 {
 	struct uffd_backend *b = (struct uffd_backend *)base;
+	const struct process *p = b->registration.process;
 	struct backend_found found = {0};
-	struct collecting c = {.b = b, .found = &found, .swap_in_use = machine_has_swap()};
+	struct stretch_list stretches = {0};
+	struct collecting c = {
+		.b = b, .protect = !frozen, .unpaused = frozen, .swap_in_use = machine_has_swap()};
 
 	int r = uffd_registration_update(&b->registration, maps, watches, frozen, err);
 	if (r == 0)
-		r = scan_all(&c, maps, watches, !frozen, frozen, err);
-	uffd_registration_take_markers_away(&b->registration, &c.markers);
-	pageset_release(&c.markers);
-	if (r == 0 && (r = add_fresh(b, &found)) < 0)
-		tide_fail(err, r, "note what process %d wrote", b->registration.process->pid);
+		r = make_stretches(b, maps, watches, &stretches, err);
+	/* While it runs, one thread: more would hold back its own mmap calls for longer. */
 	if (r == 0)
-		r = pageset_union(&b->registration.refused, &(struct pageset){0}, &found.refused);
+		r = stretch_list_scan(&stretches, p, frozen ? parallel_processors() : 1,
+			scan_stretch, &c, &found, err);
+	stretch_list_release(&stretches);
+	uffd_registration_take_markers_away(&b->registration, &found.markers);
+	if (r == 0 && (r = add_fresh(b, &found)) < 0)
+		tide_fail(err, r, "note what process %d wrote", p->pid);
+	if (r == 0)
+		r = pageset_merge(&found.refused, &b->registration.refused);
 	if (r < 0) {
 		backend_found_release(&found);
 		return r;
@@ -408,8 +411,13 @@ static int uffd_pending(struct backend *base, const struct mapping_table *maps,
 	const struct watch_list *watches, uint64_t *ret_pages, struct tide_error *err)
 {
 	struct uffd_backend *b = (struct uffd_backend *)base;
+	struct stretch_list stretches = {0};
 	struct collecting c = {.b = b, .swap_in_use = machine_has_swap()};
-	int r = scan_all(&c, maps, watches, false, false, err);
+	int r = make_stretches(b, maps, watches, &stretches, err);
+	if (r == 0)
+		r = stretch_list_scan(
+			&stretches, b->registration.process, 1, count_stretch, &c, NULL, err);
+	stretch_list_release(&stretches);
 	if (r == 0)
 		*ret_pages = c.pages / (uint64_t)sysconf(_SC_PAGESIZE);
 	return r;

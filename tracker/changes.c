@@ -63,18 +63,6 @@ void change_set_release(struct change_set *c)
 	*c = (struct change_set){0};
 }
 
-int pageset_merge(struct pageset *a, const struct pageset *b)
-{
-	struct pageset both = {0};
-	if (b->len == 0)
-		return 0;
-	int r = pageset_union(a, b, &both);
-	if (r == 0)
-		pageset_swap(a, &both);
-	pageset_release(&both);
-	return r;
-}
-
 struct page_run in_object(const struct mapping *m, struct page_run run)
 {
 	uint64_t shift = m->offset - m->start;

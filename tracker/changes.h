@@ -60,7 +60,4 @@ struct page_run in_object(const struct mapping *m, struct page_run run);
 int replaced_find(const struct mapping_table *last, const struct mapping_table *now, size_t spaces,
 	struct holdings *ret);
 
-/* a = a | b */
-int pageset_merge(struct pageset *a, const struct pageset *b);
-
 #endif

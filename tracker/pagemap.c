@@ -25,6 +25,25 @@ ptrdiff_t pagemap_read(int pagemap_fd, uint64_t start, uint64_t *ret, size_t n)
 	return got < (ssize_t)sizeof(*ret) ? -ESRCH : got / (ssize_t)sizeof(*ret);
 }
 
+int pagemap_each(int pagemap_fd, struct page_run run, pagemap_entry_fn fn, void *arg)
+{
+	enum { SOME = 512 };
+	uint64_t entries[SOME], page = (uint64_t)sysconf(_SC_PAGESIZE);
+	for (uint64_t at = run.start; at < run.end;) {
+		uint64_t left = (run.end - at) / page;
+		ptrdiff_t n =
+			pagemap_read(pagemap_fd, at, entries, left < SOME ? (size_t)left : SOME);
+		if (n < 0)
+			return (int)n;
+		for (ptrdiff_t i = 0; i < n; i++, at += page) {
+			int r = fn(arg, (struct page_run){at, at + page}, entries[i]);
+			if (r != 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
 static uint64_t categories(uint64_t entry)
 {
 	uint64_t is = 0;

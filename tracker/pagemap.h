@@ -4,8 +4,10 @@
 #ifndef TRACKER_PAGEMAP_H
 #define TRACKER_PAGEMAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "proto/pageset.h"
 #include "tracker/page_bits.h"
 #include "tracker/scan.h"
 
@@ -22,6 +24,26 @@
  * or a negative errno: -ESRCH the memory is gone (exec, exit).
  */
 ptrdiff_t pagemap_read(int pagemap_fd, uint64_t start, uint64_t *ret, size_t n);
+
+/* The entry of one page. Non-zero ends the walk with that result. */
+typedef int (*pagemap_entry_fn)(void *arg, struct page_run page, uint64_t entry);
+
+/* Calls `fn` for each page of a run. 0, what it returned, or a negative errno as above. */
+int pagemap_each(int pagemap_fd, struct page_run run, pagemap_entry_fn fn, void *arg);
+
+/* This user is not shown frame numbers and swap entries (CAP_SYS_ADMIN). Of an entry that has one.
+ */
+static inline bool pagemap_is_hidden(uint64_t entry)
+{
+	return !(entry & PAGEMAP_FRAME);
+}
+
+/* Of an entry that is not present: no page at all, but a mark that the kernel keeps in its place.
+ */
+static inline bool pagemap_is_marker(uint64_t entry)
+{
+	return !pagemap_is_hidden(entry) && (entry & PAGEMAP_SWAP_TYPE) == SWAP_TYPE_MARKER;
+}
 
 /*
  * scan_range() by these reads. Cost grows with the addresses, holes included: about 14 ms a GiB.

@@ -14,6 +14,7 @@
 #include "tracker/maps.h"
 #include "tracker/process.h"
 #include "tracker/scan.h"
+#include "tracker/stretch.h"
 #include "tracker/tracer.h"
 #include "tracker/uapi.h"
 #include "tracker/uffd_registration.h"
@@ -30,16 +31,6 @@ int uffd_register(int uffd, uint64_t start, uint64_t end)
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
 	return ioctl(uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
-}
-
-int uffd_scan_failed(
-	const struct process *p, int r, uint64_t start, uint64_t end, struct tide_error *err)
-{
-	if (r == -ESRCH)
-		return tide_fail_kind(err, TIDE_ERROR_TARGET_GONE, -ECANCELED,
-			"process %d ended, or became another program", p->pid);
-	return tide_fail(err, r, "scan the pages of process %d from %#llx to %#llx", p->pid,
-		(unsigned long long)start, (unsigned long long)end);
 }
 
 static bool has_userfaultfd(const struct process *p)
@@ -266,7 +257,7 @@ static int find_lost(
 		struct page_run run = g->registered.runs[i];
 		int r = scan_range(&q, run.start, run.end, note_run, ret);
 		if (r < 0)
-			return uffd_scan_failed(g->process, r, run.start, run.end, err);
+			return stretch_failed(g->process, r, run.start, run.end, err);
 	}
 	return 0;
 }

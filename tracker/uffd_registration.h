@@ -53,8 +53,4 @@ void uffd_registration_release(struct uffd_registration *g);
 /* Registers [start, end) for write-protection. 0 or -errno. */
 int uffd_register(int uffd, uint64_t start, uint64_t end);
 
-/* Says of a scan of the process that it failed with `r`. */
-int uffd_scan_failed(
-	const struct process *p, int r, uint64_t start, uint64_t end, struct tide_error *err);
-
 #endif

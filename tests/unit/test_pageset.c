@@ -125,12 +125,32 @@ static void test_agrees_with_a_bitmap(void)
 	}
 }
 
+static void test_merging_adds_what_lies_anywhere(void)
+{
+	pageset_add(&a, run(2, 4));
+	pageset_add(&b, run(4, 6));
+	pageset_add(&b, run(8, 9));
+	CU_ASSERT_EQUAL(pageset_merge(&a, &b), 0); /* behind, touching */
+	EXPECT(&a, 2, 6, 8, 9);
+	pageset_clear(&b);
+	pageset_add(&b, run(0, 1));
+	pageset_add(&b, run(5, 8));
+	CU_ASSERT_EQUAL(pageset_merge(&a, &b), 0); /* between */
+	EXPECT(&a, 0, 1, 2, 9);
+	CU_ASSERT_EQUAL(pageset_merge(&c, &a), 0); /* to nothing */
+	EXPECT(&c, 0, 1, 2, 9);
+	pageset_clear(&b);
+	CU_ASSERT_EQUAL(pageset_merge(&c, &b), 0); /* nothing */
+	EXPECT(&c, 0, 1, 2, 9);
+}
+
 static const struct test tests[] = {
 	TEST(test_touching_runs_become_one),
 	TEST(test_a_run_over_others_swallows_them),
 	TEST(test_empty_runs_are_refused),
 	TEST(test_removing_the_middle_splits),
 	TEST(test_set_operations),
+	TEST(test_merging_adds_what_lies_anywhere),
 	TEST(test_agrees_with_a_bitmap),
 	{NULL, NULL},
 };

@@ -387,6 +387,32 @@ static void copy_maps(struct mapping_table *ret)
 	}
 }
 
+/* Pages of objects: that are held, that are read now, and those of them that are doubtful. */
+static void count_shared(uint64_t *ret_held, uint64_t *ret_read, uint64_t *ret_doubtful)
+{
+	*ret_held = *ret_read = *ret_doubtful = 0;
+	for (size_t i = 0; i < MODEL_BUCKETS; i++)
+		for (const struct model_page *p = model.buckets[i]; p; p = p->next)
+			*ret_held += p->space != SPACE_PRIVATE;
+	for (size_t i = 0; i < changes->nwritten; i++) {
+		const struct page_span *span = &changes->written[i];
+		if (span->space == SPACE_PRIVATE)
+			continue;
+		*ret_read += span->bytes / PAGE;
+		*ret_doubtful += span->doubtful ? span->bytes / PAGE : 0;
+	}
+}
+
+/* The forecast of the freeze: it reads all shared memory, and says before how much that is. */
+static void check_what_the_freeze_reads(void)
+{
+	uint64_t held, read_now, doubtful;
+	count_shared(&held, &read_now, &doubtful);
+	CU_ASSERT_EQUAL(changes->to_reread_pages, frozen ? 0 : held - doubtful);
+	if (frozen)
+		CU_ASSERT_EQUAL(read_now, held);
+}
+
 /* Collects, holds it against `e` (NULL: anything), applies it, and holds that against the process.
  */
 static void collect(const struct expected *e)
@@ -411,6 +437,7 @@ static void collect(const struct expected *e)
 	CU_ASSERT_EQUAL(nwrong, 0);
 	if (e)
 		check_mappings(&before);
+	check_what_the_freeze_reads();
 	mapping_table_release(&before);
 	compare(frozen || !e || !e->no_trace);
 	CU_ASSERT_EQUAL(life_source->ops->settle(life_source, true, &err), 0);

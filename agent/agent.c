@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include "agent/inbox.h"
 #include "agent/session.h"
 #include "agent/store.h"
 #include "base/error.h"
@@ -26,44 +27,38 @@
 /* At a time, unless the options say another number. */
 #define CLIENTS_MAX 64
 
-/* A frame that waits for its session. */
-struct waiting {
-	struct waiting *next;
-	struct frame_buffer raw;
-	struct frame frame; /* borrows `raw` */
-	uint64_t offset;
-	size_t cost_bytes;
-};
-
 /*
- * A sender. The loop owns it and its connection; its thread, once there is one, runs the session.
- * It is freed when the connection is closed and the thread has been joined.
+ * A sender's connection. The loop owns it; its first frame tells what it is for. OPEN begins a
+ * session, which a thread of its own runs; JOIN makes it one more lane of such a session, whose
+ * client is then its `owner`. It is freed when the connection is closed and the thread has been
+ * joined.
  */
 struct client {
 	struct tide_agent *agent;
 	struct client *prev, *next;
 	struct connection *conn; /* NULL once it is being closed */
-	char peer[sizeof(((struct byte_stream_peer *)NULL)->name)];
+	struct byte_stream_peer peer;
 	uint64_t features; /* that were agreed on */
 	uint64_t at;       /* where the next frame begins, the first one at 0 */
-	bool is_paused;    /* the queue is full, and nothing is read */
+	bool is_paused;    /* its lane is full, and nothing is read */
 	bool is_closed;    /* the connection is */
+
+	struct client *owner; /* itself, another one, or NULL: not known yet, or gone */
+	unsigned lane;        /* in the owner's inbox */
+	bool is_ended;        /* JOIN's owner is done with it: what still comes is nobody's */
+	uint8_t session_id[ID_BYTES];
 
 	pthread_t thread;
 	bool has_thread;                /* until it is joined */
 	struct connection *thread_conn; /* the thread's reference */
 
-	pthread_mutex_t lock; /* of what follows */
-	pthread_cond_t changed;
-	struct waiting *first, **last;
-	size_t waiting_bytes;
-	bool has_ended;     /* nothing more comes */
-	bool is_aborted;    /* nothing more is to be done */
-	bool wants_room;    /* the loop waits for the queue to become shorter */
-	bool has_room;      /* it did */
-	bool is_answered;   /* COMMITTED is on its way, or about to be */
-	bool is_finished;   /* the thread is at its end */
-	bool has_end_error; /* why the connection ended */
+	struct inbox inbox;
+
+	pthread_mutex_t lock;     /* of what follows */
+	uint64_t lanes_with_room; /* bits; the loop has not looked at them yet */
+	bool is_answered;         /* COMMITTED is on its way, or about to be */
+	bool is_finished;         /* the thread is at its end */
+	bool has_end_error;       /* why the connection ended */
 	struct tide_error end_error;
 	bool has_error; /* why the session failed */
 	struct tide_error error;
@@ -99,6 +94,7 @@ struct tide_agent {
 };
 
 static void agent_check_closed(struct tide_agent *a);
+static void client_has_room(void *arg, unsigned lane);
 
 /* --- clients ------------------------------------------------------------------------------ */
 
@@ -107,10 +103,12 @@ static struct client *client_new(struct tide_agent *a)
 	struct client *c = calloc(1, sizeof(*c));
 	if (!c)
 		return NULL;
+	if (inbox_init(&c->inbox, a->queue_bytes, client_has_room, c) < 0) {
+		free(c);
+		return NULL;
+	}
 	c->agent = a;
-	c->last = &c->first;
 	pthread_mutex_init(&c->lock, NULL);
-	pthread_cond_init(&c->changed, NULL);
 	c->next = a->clients;
 	if (c->next)
 		c->next->prev = c;
@@ -118,14 +116,6 @@ static struct client *client_new(struct tide_agent *a)
 	a->nclients++;
 	return c;
 }
-
-static void waiting_free(struct waiting *w)
-{
-	if (w)
-		frame_buffer_release(&w->raw);
-	free(w);
-}
-DEFINE_GUARD(struct waiting, waiting_free)
 
 static void client_free_when_done(struct client *c)
 {
@@ -140,12 +130,7 @@ static void client_free_when_done(struct client *c)
 		c->next->prev = c->prev;
 	a->nclients--;
 
-	while (c->first) {
-		struct waiting *w = c->first;
-		c->first = w->next;
-		waiting_free(w);
-	}
-	pthread_cond_destroy(&c->changed);
+	inbox_release(&c->inbox);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
 	agent_check_closed(a);
@@ -175,26 +160,13 @@ static void client_wake_loop(struct client *c)
 	uv_async_send(&c->agent->wake);
 }
 
-/* The next frame, or NULL where there will be none. */
-static struct waiting *client_next(struct client *c)
+static void client_has_room(void *arg, unsigned lane)
 {
+	struct client *c = arg;
 	pthread_mutex_lock(&c->lock);
-	while (!c->first && !c->has_ended && !c->is_aborted)
-		pthread_cond_wait(&c->changed, &c->lock);
-	struct waiting *w = c->is_aborted ? NULL : c->first;
-	if (w) {
-		c->first = w->next;
-		if (!c->first)
-			c->last = &c->first;
-		c->waiting_bytes -= w->cost_bytes;
-		if (c->wants_room && c->waiting_bytes <= c->agent->queue_bytes / 2) {
-			c->wants_room = false;
-			c->has_room = true;
-			client_wake_loop(c);
-		}
-	}
+	c->lanes_with_room |= UINT64_C(1) << lane;
 	pthread_mutex_unlock(&c->lock);
-	return w;
+	client_wake_loop(c);
 }
 
 static int client_reply(void *arg, struct frame_buffer *reply, struct tide_error *err)
@@ -222,13 +194,13 @@ static int client_explain_end(struct client *c, struct session *s, struct tide_e
 		return why.code;
 	}
 	int r = session_end(s, err);
-	return tide_prefix(err, r, "%s closed the connection: ", c->peer);
+	return tide_prefix(err, r, "%s closed the connection: ", c->peer.name);
 }
 
 static int client_run_session(struct client *c, struct session *s, struct tide_error *err)
 {
 	while (session_stats(s).phase != SESSION_DONE) {
-		auto_(waiting_freep) struct waiting *w = client_next(c);
+		auto_(waiting_freep) struct waiting *w = inbox_take(&c->inbox);
 		if (!w)
 			return client_explain_end(c, s, err);
 		int r = session_frame(s, &w->frame, &w->raw, w->offset, err);
@@ -277,113 +249,6 @@ static void *client_thread(void *arg)
 
 /* --- the loop's side of a session --------------------------------------------------------- */
 
-static void client_end(struct client *c, const struct tide_error *err, bool abort)
-{
-	pthread_mutex_lock(&c->lock);
-	if (err && !c->has_ended) {
-		c->end_error = *err;
-		c->has_end_error = true;
-	}
-	c->has_ended = true;
-	c->is_aborted |= abort;
-	pthread_cond_signal(&c->changed);
-	pthread_mutex_unlock(&c->lock);
-}
-
-static void on_frame(void *arg, struct connection *conn, const struct frame *frame)
-{
-	struct client *c = arg;
-	struct waiting *w = calloc(1, sizeof(*w));
-	if (!w) {
-		struct tide_error err = {0};
-		tide_fail(&err, -ENOMEM, "take a frame of %s", c->peer);
-		connection_fail(conn, &err);
-		return;
-	}
-	connection_take(conn, &w->raw);
-	w->frame = *frame;
-	w->offset = c->at;
-	w->cost_bytes = sizeof(*w) + w->raw.cap;
-	c->at += w->raw.bytes;
-
-	pthread_mutex_lock(&c->lock);
-	*c->last = w;
-	c->last = &w->next;
-	c->waiting_bytes += w->cost_bytes;
-	c->is_paused = c->wants_room = c->waiting_bytes >= c->agent->queue_bytes;
-	pthread_cond_signal(&c->changed);
-	pthread_mutex_unlock(&c->lock);
-	if (c->is_paused)
-		connection_pause(conn);
-}
-
-static void on_ended(void *arg, struct connection *conn, const struct tide_error *err)
-{
-	struct client *c = arg;
-	client_end(c, err, false);
-	client_close(c);
-}
-
-/* Ends a session that is not wanted any more, whatever it is at. */
-static void client_abort(struct client *c, const char *why)
-{
-	struct tide_error err = {0};
-	tide_say(&err, "%s", why);
-	client_end(c, &err, true);
-	/* One that has committed is shutting down by itself: its last reply must not be lost. */
-	pthread_mutex_lock(&c->lock);
-	bool is_done = c->is_answered || c->is_finished;
-	pthread_mutex_unlock(&c->lock);
-	if (c->conn && !is_done)
-		connection_fail(c->conn, &err);
-}
-
-static void client_finish(struct client *c)
-{
-	struct tide_agent *a = c->agent;
-	pthread_join(c->thread, NULL);
-	c->has_thread = false;
-	connection_unref(c->thread_conn);
-	c->thread_conn = NULL;
-
-	struct tide_agent_session session = {
-		.peer = c->peer,
-		.name = c->name,
-		.committed = c->is_committed,
-		.stored_bytes = c->committed.stored_bytes,
-		.rounds = c->stats.rounds,
-		.pages = c->stats.pages,
-		.bytes = c->stats.bytes,
-	};
-	/* A sender that does not hear of its commit concerns nobody here. */
-	bool has_failed = c->has_error && !c->is_committed;
-	if (a->callbacks.session_ended)
-		a->callbacks.session_ended(a->arg, &session, has_failed ? &c->error : NULL);
-	client_free_when_done(c);
-}
-
-/* A thread has something to tell. */
-static void on_wake(uv_async_t *wake)
-{
-	struct tide_agent *a = wake->data;
-	for (struct client *c = a->clients, *next; c; c = next) {
-		next = c->next;
-		pthread_mutex_lock(&c->lock);
-		bool has_room = c->has_room, is_finished = c->is_finished;
-		c->has_room = false;
-		pthread_mutex_unlock(&c->lock);
-		if (has_room && c->is_paused && c->conn) {
-			c->is_paused = false;
-			connection_resume(c->conn);
-		}
-		if (is_finished && c->has_thread)
-			client_finish(c);
-	}
-	agent_check_closed(a);
-}
-
-/* --- letting in --------------------------------------------------------------------------- */
-
 static void agent_trouble(struct tide_agent *a, const struct tide_error *err)
 {
 	if (a->callbacks.trouble)
@@ -407,6 +272,252 @@ static int client_start(struct client *c)
 	return r;
 }
 
+static void client_end(struct client *c, const struct tide_error *err, bool abort)
+{
+	pthread_mutex_lock(&c->lock);
+	if (err && !c->has_end_error) {
+		c->end_error = *err;
+		c->has_end_error = true;
+	}
+	pthread_mutex_unlock(&c->lock);
+	inbox_close(&c->inbox, abort);
+}
+
+/* Nobody knows what to do with its bytes. */
+static void client_refuse(struct client *c, const struct tide_error *err)
+{
+	agent_trouble(c->agent, err);
+	connection_fail(c->conn, err);
+	c->is_ended = true;
+}
+
+static struct client *find_session(struct tide_agent *a, const uint8_t id[ID_BYTES])
+{
+	for (struct client *c = a->clients; c; c = c->next) {
+		if (c->owner == c && memcmp(c->session_id, id, ID_BYTES) == 0)
+			return c;
+	}
+	return NULL;
+}
+
+/* The session's number is a secret of the client's; that both connections are the same user's was
+ * checked where the kernel tells. */
+static int find_owner(
+	struct client *c, const struct frame *frame, struct client **ret, struct tide_error *err)
+{
+	struct join_request m;
+	int r = join_request_decode(frame, &m, err);
+	if (r < 0)
+		return r;
+	struct client *owner = find_session(c->agent, m.session_id);
+	if (!owner || !owner->conn || !owner->has_thread ||
+		owner->peer.has_uid != c->peer.has_uid || owner->peer.uid != c->peer.uid)
+		return tide_say(
+			err, "refused %s: there is no session that it could join", c->peer.name);
+	if (!(owner->features & c->features & FEATURE_STREAMS))
+		return tide_say(
+			err, "refused %s: joining a session was not agreed on", c->peer.name);
+	*ret = owner;
+	return 0;
+}
+
+static void client_join(struct client *c, const struct frame *frame)
+{
+	struct tide_error err = {0};
+	struct client *owner = NULL;
+	auto_(frame_buffer_release) struct frame_buffer out = {0};
+	int r = find_owner(c, frame, &owner, &err);
+	int lane = r < 0 ? r : inbox_add_lane(&owner->inbox);
+	if (lane == -EMFILE)
+		tide_say(&err, "refused %s: its session has %d connections", c->peer.name,
+			INBOX_LANES_MAX);
+	if (lane < 0) {
+		client_refuse(c, &err);
+		return;
+	}
+	c->owner = owner;
+	c->lane = (unsigned)lane;
+	struct join_reply reply;
+	memcpy(reply.session_id, owner->session_id, ID_BYTES);
+	r = join_reply_encode(&reply, &out);
+	if (r == 0)
+		r = connection_send(c->conn, &out, &err);
+	if (r < 0)
+		client_refuse(c, &err);
+}
+
+/* OPEN, or what is wrong in its place: the session says so. */
+static void client_open(struct client *c, const struct frame *frame)
+{
+	struct open_request m;
+	struct tide_error err = {0};
+	if (open_request_decode(frame, &m, NULL) == 0)
+		memcpy(c->session_id, m.session_id, ID_BYTES);
+	int r = client_start(c);
+	if (r < 0) {
+		tide_fail(&err, r, "start a session for %s", c->peer.name);
+		client_refuse(c, &err);
+		return;
+	}
+	c->owner = c;
+}
+
+/* Something else than pages in a lane beside the first. */
+static void client_no_pages(struct client *c, const struct frame *frame)
+{
+	struct tide_error err = {0};
+	char name[16];
+	if (frame->type == FRAME_ERROR) {
+		handshake_peer_error(c->conn, "client", frame, &err);
+		client_end(c->owner, &err, false);
+	} else if (frame->flags & FRAME_CRITICAL) {
+		tide_bad(&err, "%s sent a %s frame where only pages travel", c->peer.name,
+			frame_type_name(frame->type, name));
+		connection_fail(c->conn, &err);
+	}
+	c->at += FRAME_HEADER_BYTES + frame->head_bytes + frame->payload_bytes;
+}
+
+static void on_frame(void *arg, struct connection *conn, const struct frame *frame)
+{
+	struct client *c = arg;
+	if (!c->owner && !c->is_ended && frame->type == FRAME_JOIN) {
+		c->at += FRAME_HEADER_BYTES + frame->head_bytes + frame->payload_bytes;
+		client_join(c, frame);
+		return;
+	}
+	if (!c->owner && !c->is_ended)
+		client_open(c, frame);
+	if (!c->owner)
+		return;
+
+	struct tide_error err = {0};
+	if (c->owner != c && frame->type != FRAME_PAGES) {
+		client_no_pages(c, frame);
+		return;
+	}
+	struct waiting *w = calloc(1, sizeof(*w));
+	if (!w) {
+		tide_fail(&err, -ENOMEM, "take a frame of %s", c->peer.name);
+		connection_fail(conn, &err);
+		return;
+	}
+	connection_take(conn, &w->raw);
+	w->frame = *frame;
+	w->offset = c->at;
+	w->lane = c->lane;
+	c->at += w->raw.bytes;
+	c->is_paused = inbox_put(&c->owner->inbox, w);
+	if (c->is_paused)
+		connection_pause(conn);
+}
+
+static void on_ended(void *arg, struct connection *conn, const struct tide_error *err)
+{
+	struct client *c = arg;
+	struct tide_error gone;
+	if (c->owner && c->owner != c && !err) {
+		tide_say(&gone, "%s closed one of its connections", c->peer.name);
+		err = &gone;
+	}
+	if (!c->owner && !c->is_ended) {
+		tide_say(&gone, "%s closed the connection before it said what for", c->peer.name);
+		agent_trouble(c->agent, err ? err : &gone);
+	}
+	if (c->owner)
+		client_end(c->owner, err, false);
+	client_close(c);
+}
+
+/* Ends a session that is not wanted any more, whatever it is at. */
+static void client_abort(struct client *c, const char *why)
+{
+	struct tide_error err = {0};
+	tide_say(&err, "%s", why);
+	client_end(c, &err, true);
+	/* One that has committed is shutting down by itself: its last reply must not be lost. */
+	pthread_mutex_lock(&c->lock);
+	bool is_done = c->is_answered || c->is_finished;
+	pthread_mutex_unlock(&c->lock);
+	if (c->conn && !is_done)
+		connection_fail(c->conn, &err);
+}
+
+/* The other connections of a session that is over. */
+static void client_let_lanes_go(struct client *c)
+{
+	for (struct client *lane = c->agent->clients; lane; lane = lane->next) {
+		if (lane->owner != c || lane == c)
+			continue;
+		lane->owner = NULL;
+		lane->is_ended = true;
+		if (!lane->conn)
+			continue;
+		if (c->has_error)
+			connection_fail(lane->conn, &c->error);
+		else
+			connection_shutdown(lane->conn);
+		if (lane->is_paused)
+			connection_resume(lane->conn);
+	}
+}
+
+static void client_finish(struct client *c)
+{
+	struct tide_agent *a = c->agent;
+	pthread_join(c->thread, NULL);
+	c->has_thread = false;
+	client_let_lanes_go(c);
+	connection_unref(c->thread_conn);
+	c->thread_conn = NULL;
+
+	struct tide_agent_session session = {
+		.peer = c->peer.name,
+		.name = c->name,
+		.committed = c->is_committed,
+		.stored_bytes = c->committed.stored_bytes,
+		.rounds = c->stats.rounds,
+		.pages = c->stats.pages,
+		.bytes = c->stats.bytes,
+	};
+	/* A sender that does not hear of its commit concerns nobody here. */
+	bool has_failed = c->has_error && !c->is_committed;
+	if (a->callbacks.session_ended)
+		a->callbacks.session_ended(a->arg, &session, has_failed ? &c->error : NULL);
+	client_free_when_done(c);
+}
+
+static void client_read_on(struct client *c, uint64_t lanes)
+{
+	for (struct client *lane = c->agent->clients; lanes && lane; lane = lane->next) {
+		if (lane->owner != c || !(lanes >> lane->lane & 1) || !lane->is_paused ||
+			!lane->conn)
+			continue;
+		lane->is_paused = false;
+		connection_resume(lane->conn);
+	}
+}
+
+/* A thread has something to tell. */
+static void on_wake(uv_async_t *wake)
+{
+	struct tide_agent *a = wake->data;
+	for (struct client *c = a->clients, *next; c; c = next) {
+		next = c->next;
+		pthread_mutex_lock(&c->lock);
+		uint64_t lanes = c->lanes_with_room;
+		bool is_finished = c->is_finished;
+		c->lanes_with_room = 0;
+		pthread_mutex_unlock(&c->lock);
+		client_read_on(c, lanes);
+		if (is_finished && c->has_thread)
+			client_finish(c);
+	}
+	agent_check_closed(a);
+}
+
+/* --- letting in --------------------------------------------------------------------------- */
+
 static void on_handshake(void *arg, struct connection *conn, const struct handshake_result *result,
 	const struct tide_error *err)
 {
@@ -421,13 +532,6 @@ static void on_handshake(void *arg, struct connection *conn, const struct handsh
 	struct connection_handler handler = {.frame = on_frame, .ended = on_ended, .arg = c};
 	connection_set_handler(conn, &handler);
 	c->features = result->agreement.features;
-	int r = client_start(c);
-	if (r < 0) {
-		struct tide_error why = {0};
-		tide_fail(&why, r, "start a session for %s", c->peer);
-		agent_trouble(a, &why);
-		connection_fail(conn, &why);
-	}
 	connection_resume(conn);
 }
 
@@ -459,7 +563,7 @@ static void on_accept(void *arg, struct byte_stream *stream, const struct tide_e
 		agent_trouble(a, &err);
 		return;
 	}
-	snprintf(c->peer, sizeof(c->peer), "%s", stream->peer.name);
+	c->peer = stream->peer;
 
 	struct connection_options options = {
 		.queue_bytes = REPLY_QUEUE_BYTES, .timeout_ns = a->timeout_ns};

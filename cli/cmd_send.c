@@ -54,6 +54,7 @@ enum {
 	OPTION_MAX_DOWNTIME,
 	OPTION_MAX_ROUNDS,
 	OPTION_NAME,
+	OPTION_STREAMS,
 	OPTION_THREADS,
 	OPTION_TIMEOUT,
 	OPTION_VERIFY_WRITES,
@@ -82,6 +83,8 @@ static const struct argp_option option_table[] = {
 	{"compress", OPTION_COMPRESS, "CODEC", 0, "lz4 (default) or none", 3},
 	{"threads", OPTION_THREADS, "N", 0,
 		"Workers that read and compress (default: one a processor)", 3},
+	{"streams", OPTION_STREAMS, "N", 0,
+		"Connections to the agent that share the pages (default 1, at most 64)", 3},
 	{"timeout", OPTION_TIMEOUT, "TIME", 0,
 		"A peer that is silent for this long is dead (default 30s)", 3},
 	{"key-file", OPTION_KEY_FILE, "FILE", 0, "The key that a TCP agent wants", 3},
@@ -136,6 +139,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_THREADS:
 		o->send.threads = (unsigned)option_count(state, "--threads", arg, 1, 256);
+		return 0;
+	case OPTION_STREAMS:
+		o->send.streams = (unsigned)option_count(state, "--streams", arg, 1, 64);
 		return 0;
 	case OPTION_TIMEOUT:
 		o->send.timeout_ns = option_ns(state, "--timeout", arg);

@@ -88,6 +88,8 @@ static const char *type_name(uint16_t type)
 		TYPE_NAME(ERROR);
 		TYPE_NAME(ACK);
 		TYPE_NAME(COMMITTED);
+		TYPE_NAME(JOIN);
+		TYPE_NAME(JOINED);
 		TYPE_NAME(STREAM);
 		TYPE_NAME(PROCESS);
 		TYPE_NAME(ROUND);

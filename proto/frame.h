@@ -47,6 +47,8 @@ enum frame_type {
 	FRAME_ERROR = 7,
 	FRAME_ACK = 8,       /* agent: round n is held */
 	FRAME_COMMITTED = 9, /* agent: everything is held, under its final name */
+	FRAME_JOIN = 10,     /* client: this connection is one more of a session */
+	FRAME_JOINED = 11,
 
 	FRAME_STREAM = 16, /* from here on: what an image or a recorded stream is made of */
 	FRAME_PROCESS = 17,

@@ -365,6 +365,62 @@ int open_reply_decode(const struct frame *f, struct open_reply *ret, struct tide
 	return 0;
 }
 
+/* --- JOIN, JOINED ------------------------------------------------------------------------- */
+
+int join_request_encode(const struct join_request *m, struct frame_buffer *ret)
+{
+	ret->bytes = 0;
+	if (id_check(FRAME_JOIN, "a session id", m->session_id, NULL) < 0)
+		return -EINVAL;
+	Tidemark__Join w = TIDEMARK__JOIN__INIT;
+	w.session_id = wire_bytes(m->session_id, ID_BYTES);
+	return wire_encode(FRAME_JOIN, 0, &w.base, ret);
+}
+
+int join_request_decode(const struct frame *f, struct join_request *ret, struct tide_error *err)
+{
+	auto_arena struct wire_arena arena;
+	ProtobufCMessage *unpacked;
+	struct join_request m = {0};
+	int r = wire_decode(
+		f, FRAME_JOIN, false, &tidemark__join__descriptor, &arena, &unpacked, err);
+	if (r == 0)
+		r = id_take(FRAME_JOIN, "a session id",
+			&((const Tidemark__Join *)unpacked)->session_id, m.session_id, err);
+	if (r == 0)
+		r = id_check(FRAME_JOIN, "a session id", m.session_id, err);
+	if (r == 0)
+		*ret = m;
+	return r;
+}
+
+int join_reply_encode(const struct join_reply *m, struct frame_buffer *ret)
+{
+	ret->bytes = 0;
+	if (id_check(FRAME_JOINED, "a session id", m->session_id, NULL) < 0)
+		return -EINVAL;
+	Tidemark__Joined w = TIDEMARK__JOINED__INIT;
+	w.session_id = wire_bytes(m->session_id, ID_BYTES);
+	return wire_encode(FRAME_JOINED, 0, &w.base, ret);
+}
+
+int join_reply_decode(const struct frame *f, struct join_reply *ret, struct tide_error *err)
+{
+	auto_arena struct wire_arena arena;
+	ProtobufCMessage *unpacked;
+	struct join_reply m = {0};
+	int r = wire_decode(
+		f, FRAME_JOINED, false, &tidemark__joined__descriptor, &arena, &unpacked, err);
+	if (r == 0)
+		r = id_take(FRAME_JOINED, "a session id",
+			&((const Tidemark__Joined *)unpacked)->session_id, m.session_id, err);
+	if (r == 0)
+		r = id_check(FRAME_JOINED, "a session id", m.session_id, err);
+	if (r == 0)
+		*ret = m;
+	return r;
+}
+
 /* --- ERROR -------------------------------------------------------------------------------- */
 
 _Static_assert((int)TIDE_ERROR_FAILED == TIDEMARK__ERROR_KIND__ERROR_FAILED &&

@@ -59,8 +59,9 @@
 
 enum message_feature {
 	FEATURE_LZ4 = 1 << 0,
+	FEATURE_STREAMS = 1 << 3, /* JOIN; says nothing of the stream itself */
 };
-#define FEATURES_KNOWN ((uint64_t)FEATURE_LZ4)
+#define FEATURES_KNOWN ((uint64_t)(FEATURE_LZ4 | FEATURE_STREAMS))
 
 /* The numbers travel. */
 enum sink_kind {
@@ -97,6 +98,15 @@ struct open_request {
 struct open_reply {
 	uint8_t session_id[ID_BYTES];
 	char name[NAME_MAX_BYTES + 1];
+};
+
+/* This connection is one more of a session that was opened on another. */
+struct join_request {
+	uint8_t session_id[ID_BYTES];
+};
+
+struct join_reply {
+	uint8_t session_id[ID_BYTES];
 };
 
 struct error_message {
@@ -182,6 +192,10 @@ int open_request_encode(const struct open_request *m, struct frame_buffer *ret);
 int open_request_decode(const struct frame *f, struct open_request *ret, struct tide_error *err);
 int open_reply_encode(const struct open_reply *m, struct frame_buffer *ret);
 int open_reply_decode(const struct frame *f, struct open_reply *ret, struct tide_error *err);
+int join_request_encode(const struct join_request *m, struct frame_buffer *ret);
+int join_request_decode(const struct frame *f, struct join_request *ret, struct tide_error *err);
+int join_reply_encode(const struct join_reply *m, struct frame_buffer *ret);
+int join_reply_decode(const struct frame *f, struct join_reply *ret, struct tide_error *err);
 int error_message_encode(const struct error_message *m, struct frame_buffer *ret);
 int error_message_decode(const struct frame *f, struct error_message *ret, struct tide_error *err);
 int round_ack_encode(const struct round_ack *m, struct frame_buffer *ret);

@@ -41,6 +41,7 @@ struct page_workers {
 struct worker {
 	struct page_workers *w;
 	uint64_t round;
+	unsigned turn;  /* where to begin to look for a connection */
 	uint8_t *pages; /* BATCH_PAGES_MAX */
 	struct batch *batch;
 	struct page_span spans[BATCH_PAGES_MAX]; /* of the job in hand */
@@ -117,6 +118,24 @@ static uint64_t keep_changed(
 	return (uint64_t)(to - k->pages);
 }
 
+/* The connection with the least to do; in turn, where that is equal. */
+static struct connection *pick_connection(struct worker *k)
+{
+	const struct page_workers_options *o = &k->w->options;
+	struct connection *best = NULL;
+	uint64_t least = UINT64_MAX;
+	k->turn++;
+	for (unsigned i = 0; o->nconns > 1 && i < o->nconns; i++) {
+		struct connection *c = o->conns[(k->turn + i) % o->nconns];
+		uint64_t queued = connection_stats(c).queued_bytes;
+		if (queued < least) {
+			best = c;
+			least = queued;
+		}
+	}
+	return best ? best : o->conns[0];
+}
+
 /* Encodes and queues the pages of batch->runs. */
 static int send_pages(
 	struct worker *k, const struct job *job, uint64_t bytes, struct tide_error *err)
@@ -128,14 +147,15 @@ static int send_pages(
 
 	struct frame_buffer frame = {0};
 	struct page_sums sums = {.pages = bytes / o->page_bytes, .frames = 1};
-	connection_buffer_get(o->conn, &frame);
+	struct connection *conn = pick_connection(k);
+	connection_buffer_get(conn, &frame);
 	int r = batch_encode(PROCESS_NUMBER, k->batch, k->pages, o->codec, &frame, &sums.stats);
 	if (r < 0) {
 		frame_buffer_release(&frame);
 		return tide_fail(err, r, "encode pages");
 	}
 	sums.wire_bytes = frame.bytes;
-	r = connection_send(o->conn, &frame, err);
+	r = connection_send(conn, &frame, err);
 	if (r == 0)
 		account(k->w, &sums);
 	return r;

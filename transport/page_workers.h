@@ -25,9 +25,10 @@ struct page_workers;
 struct page_workers_options {
 	struct page_source *source;
 	struct page_hashes *hashes;
-	struct connection *conn;
-	const struct codec *codec;  /* NULL: none */
-	struct frame_limits limits; /* that the peer agreed to */
+	struct connection *const *conns; /* pages go by any of them */
+	unsigned nconns;                 /* at least 1 */
+	const struct codec *codec;       /* NULL: none */
+	struct frame_limits limits;      /* that the peer agreed to */
 	uint64_t page_bytes;
 	unsigned threads; /* at least 1 */
 	/* Any of the threads, when it fails; also before page_workers_new() has returned. What is

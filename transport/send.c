@@ -15,9 +15,11 @@
 #define MAX_DOWNTIME_NS (100 * NS_PER_MS)
 #define FREEZE_TIMEOUT_NS (1 * NS_PER_S)
 #define MAX_ROUNDS 30
+#define STREAMS_MAX 64
 
 struct tide_send {
 	uv_loop_t *loop;
+	struct tide_address address;
 	struct sender_options sender_options;
 	char name[NAME_MAX_BYTES + 1];
 	uint64_t timeout_ns;
@@ -29,7 +31,8 @@ struct tide_send {
 
 	/* Whichever of these is there says how far it is. */
 	struct byte_stream_attempt *attempt;
-	struct connection *conn;
+	struct connection **conns; /* `streams` of them, `nconns` are there */
+	unsigned nconns, streams;
 	struct sender *sender;
 	struct page_source *source; /* until the sender has it */
 	struct tide_error error;    /* before there was a sender */
@@ -42,7 +45,10 @@ struct tide_send {
 static void on_given_up(void *arg)
 {
 	struct tide_send *s = arg;
-	s->callbacks.done(s->arg, NULL, &s->error);
+	if (s->nconns > 0)
+		s->nconns--;
+	if (s->nconns == 0)
+		s->callbacks.done(s->arg, NULL, &s->error);
 }
 
 /* The process first, then the connection; then the caller hears of it. */
@@ -55,10 +61,10 @@ static void give_up(struct tide_send *s, const struct tide_error *err)
 	if (s->source)
 		s->source->ops->release(s->source);
 	s->source = NULL;
-	if (s->conn)
-		connection_close(take(s->conn), on_given_up, s);
-	else
+	if (s->nconns == 0)
 		on_given_up(s);
+	for (unsigned i = 0, n = s->nconns; i < n; i++)
+		connection_close(s->conns[i], on_given_up, s);
 }
 
 static void on_round(void *arg, const struct sender_round *r)
@@ -113,8 +119,20 @@ static void start_sender(struct tide_send *s)
 {
 	static const struct sender_callbacks callbacks = {.round = on_round, .done = on_done};
 	struct tide_error err;
-	if (sender_start(s->loop, take(s->conn), take(s->source), &s->sender_options, &callbacks, s,
+	unsigned n = s->nconns;
+	s->nconns = 0; /* the sender's */
+	if (sender_start(s->loop, s->conns, n, take(s->source), &s->sender_options, &callbacks, s,
 		    &s->sender, &err) < 0)
+		give_up(s, &err);
+}
+
+static void on_stream(void *arg, struct byte_stream *stream, const struct tide_error *failed);
+
+static void connect_next(struct tide_send *s)
+{
+	struct tide_error err;
+	if (byte_stream_connect(
+		    s->loop, &s->address, s->timeout_ns, on_stream, s, &s->attempt, &err) < 0)
 		give_up(s, &err);
 }
 
@@ -132,7 +150,13 @@ static void on_handshake(void *arg, struct connection *conn, const struct handsh
 	if (codec && (result->agreement.features & codec->feature) != codec->feature)
 		s->sender_options.codec = NULL;
 	s->sender_options.limits = result->agreement.limits;
-	start_sender(s);
+	/* Nor gets more than one connection who does not know what to make of them. */
+	if (!(result->agreement.features & FEATURE_STREAMS))
+		s->streams = 1;
+	if (s->nconns < s->streams)
+		connect_next(s);
+	else
+		start_sender(s);
 }
 
 /* Until the handshake takes the connection over, which it does at once. */
@@ -154,10 +178,13 @@ static int open_connection(struct tide_send *s, struct byte_stream *stream, stru
 {
 	struct connection_options options = {
 		.direction = stream->peer.is_two_way ? CONNECTION_BOTH : CONNECTION_SEND,
+		.queue_bytes = CONNECTION_QUEUE_BYTES / s->streams,
 		.timeout_ns = s->timeout_ns,
 	};
 	struct connection_handler handler = {.frame = ignore_frame, .ended = ignore_end};
-	return connection_open(s->loop, stream, &options, &handler, &s->conn, err);
+	int r = connection_open(s->loop, stream, &options, &handler, &s->conns[s->nconns], err);
+	s->nconns += r == 0;
+	return r;
 }
 
 static void on_stream(void *arg, struct byte_stream *stream, const struct tide_error *failed)
@@ -174,8 +201,8 @@ static void on_stream(void *arg, struct byte_stream *stream, const struct tide_e
 		.insecure_no_auth = s->insecure_no_auth,
 		.timeout_ns = s->timeout_ns,
 	};
-	if (open_connection(s, stream, &err) < 0 ||
-		handshake_client_start(s->conn, &options, on_handshake, s, &err) < 0)
+	if (open_connection(s, stream, &err) < 0 || handshake_client_start(s->conns[s->nconns - 1],
+							    &options, on_handshake, s, &err) < 0)
 		give_up(s, &err);
 }
 
@@ -211,6 +238,13 @@ static int take_options(
 	if (!s->sender_options.codec && strcmp(codec, "none") != 0)
 		return tide_fail_kind(
 			err, TIDE_ERROR_USAGE, -EINVAL, "no codec is called '%s'", codec);
+	s->streams = o->streams ? o->streams : 1;
+	if (s->streams > STREAMS_MAX)
+		return tide_fail_kind(err, TIDE_ERROR_USAGE, -EINVAL,
+			"at most %d connections are possible", STREAMS_MAX);
+	s->conns = calloc(s->streams, sizeof(*s->conns));
+	if (!s->conns)
+		return tide_fail(err, -ENOMEM, "start to send");
 	s->timeout_ns = o->timeout_ns ? o->timeout_ns : CONNECTION_TIMEOUT_NS;
 	s->insecure_no_auth = o->insecure_no_auth;
 	s->has_key = o->key_file != NULL;
@@ -224,16 +258,20 @@ static int begin(struct tide_send *s, const struct tide_address *address, struct
 		if (!s->name[0])
 			return tide_fail_kind(err, TIDE_ERROR_USAGE, -EINVAL,
 				"an agent wants a name for the image");
+		s->address = *address;
 		return byte_stream_connect(
 			s->loop, address, s->timeout_ns, on_stream, s, &s->attempt, err);
 	}
+	s->streams = 1;
 	int r = byte_stream_open(s->loop, address, BYTE_STREAM_WRITE, &stream, err);
 	if (r == 0)
 		r = open_connection(s, stream, err);
 	if (r < 0)
 		return r;
 	static const struct sender_callbacks callbacks = {.round = on_round, .done = on_done};
-	return sender_start(s->loop, take(s->conn), take(s->source), &s->sender_options, &callbacks,
+	unsigned n = s->nconns;
+	s->nconns = 0; /* the sender's */
+	return sender_start(s->loop, s->conns, n, take(s->source), &s->sender_options, &callbacks,
 		s, &s->sender, err);
 }
 
@@ -298,6 +336,7 @@ void tide_send_free(struct tide_send *s)
 	if (!s)
 		return;
 	sender_free(s->sender);
+	free(s->conns);
 	auth_key_clear(&s->key);
 	free(s);
 }

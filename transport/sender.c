@@ -24,7 +24,8 @@ struct report {
 
 struct sender {
 	uv_async_t wake;
-	struct connection *conn;
+	struct connection **conns; /* the first one says what the session does; pages go by all */
+	unsigned nconns;
 	struct page_source *source;
 	struct sender_options options;
 	char name[NAME_MAX_BYTES + 1];
@@ -46,6 +47,7 @@ struct sender {
 	/* What the peer said, and how it went. The first error stays. */
 	bool ended; /* the connection, in whatever way */
 	bool opened;
+	unsigned njoined;    /* of the connections behind the first */
 	int64_t acked_round; /* -1: none */
 	bool is_committed;
 	struct committed committed;
@@ -96,7 +98,7 @@ static int send_frame(
 	s->round_message_bytes += frame->bytes;
 	s->message_bytes += frame->bytes;
 	pthread_mutex_unlock(&s->lock);
-	return connection_send(s->conn, frame, err);
+	return connection_send(s->conns[0], frame, err);
 }
 
 #define SEND(s, encode, err)                        \
@@ -181,8 +183,8 @@ static int send_round(struct sender *s, uint64_t number, bool final, const struc
 
 static int wait_for_ack(struct sender *s, uint64_t round, struct tide_error *err)
 {
-	if (!connection_peer(s->conn)->is_two_way)
-		return connection_flush(s->conn, err);
+	if (!connection_peer(s->conns[0])->is_two_way)
+		return connection_flush(s->conns[0], err);
 
 	pthread_mutex_lock(&s->lock);
 	while (s->acked_round < (int64_t)round && !s->failed)
@@ -252,9 +254,32 @@ static struct round_record record_of(
 	};
 }
 
+/* Makes the other connections a part of the session. */
+static int join_others(struct sender *s, const uint8_t session_id[ID_BYTES], struct tide_error *err)
+{
+	struct join_request request;
+	memcpy(request.session_id, session_id, ID_BYTES);
+	for (unsigned i = 1; i < s->nconns; i++) {
+		struct frame_buffer out = {0};
+		int r = join_request_encode(&request, &out);
+		r = r < 0 ? tide_fail(err, r, "encode a message")
+			  : connection_send(s->conns[i], &out, err);
+		if (r < 0)
+			return r;
+	}
+	pthread_mutex_lock(&s->lock);
+	while (s->njoined + 1 < s->nconns && !s->failed)
+		pthread_cond_wait(&s->changed, &s->lock);
+	int r = s->failed ? s->error.code : 0;
+	if (r < 0)
+		*err = s->error;
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
 static int open_session(struct sender *s, struct tide_error *err)
 {
-	if (!connection_peer(s->conn)->is_two_way)
+	if (!connection_peer(s->conns[0])->is_two_way)
 		return 0;
 	struct open_request request = {.sink = s->options.sink};
 	memcpy(request.name, s->name, sizeof(request.name));
@@ -272,7 +297,7 @@ static int open_session(struct sender *s, struct tide_error *err)
 	if (r < 0)
 		*err = s->error;
 	pthread_mutex_unlock(&s->lock);
-	return r;
+	return r < 0 ? r : join_others(s, request.session_id, err);
 }
 
 static int begin_stream(struct sender *s, struct tide_error *err)
@@ -368,9 +393,9 @@ static int commit(struct sender *s, uint64_t rounds, uint64_t held_pages, struct
 /* A recording is held once it has ended in order: then its file is synced and has its name. */
 static int wait_for_commit(struct sender *s, struct tide_error *err)
 {
-	bool two_way = connection_peer(s->conn)->is_two_way;
+	bool two_way = connection_peer(s->conns[0])->is_two_way;
 	if (!two_way)
-		connection_shutdown(s->conn);
+		connection_shutdown(s->conns[0]);
 
 	pthread_mutex_lock(&s->lock);
 	while (!(two_way ? s->is_committed : s->ended) && !s->failed)
@@ -491,13 +516,19 @@ static void on_frame(void *arg, struct connection *conn, const struct frame *f)
 	struct tide_error err;
 	struct round_ack ack;
 	struct open_reply reply;
+	struct join_reply joined;
 	struct committed committed;
 	char name[16];
 	int r = 0;
 
-	switch (f->type) {
+	/* What the session does is said on the first connection alone. */
+	bool in_place = (conn == s->conns[0]) != (f->type == FRAME_JOINED);
+	switch (in_place || f->type == FRAME_ERROR ? f->type : 0) {
 	case FRAME_OPENED:
 		r = open_reply_decode(f, &reply, &err);
+		break;
+	case FRAME_JOINED:
+		r = join_reply_decode(f, &joined, &err);
 		break;
 	case FRAME_ACK:
 		r = round_ack_decode(f, &ack, &err);
@@ -523,6 +554,8 @@ static void on_frame(void *arg, struct connection *conn, const struct frame *f)
 		fail_locked(s, &err);
 	} else if (f->type == FRAME_OPENED) {
 		s->opened = true;
+	} else if (f->type == FRAME_JOINED) {
+		s->njoined++;
 	} else if (f->type == FRAME_ACK) {
 		s->acked_round = (int64_t)ack.round;
 	} else {
@@ -544,10 +577,16 @@ static void on_ended(void *arg, struct connection *conn, const struct tide_error
 	}
 	pthread_mutex_lock(&s->lock);
 	s->ended = true;
+	bool is_committed = s->is_committed;
 	if (err)
 		fail_locked(s, err);
 	pthread_cond_broadcast(&s->changed);
 	pthread_mutex_unlock(&s->lock);
+	/* A session is as good as the worst of its connections: whoever waits in another one is
+	 * freed. */
+	for (unsigned i = 0; err && !is_committed && i < s->nconns; i++)
+		if (s->conns[i] != conn)
+			connection_fail(s->conns[i], err);
 }
 
 static void on_everything_closed(struct sender *s)
@@ -591,8 +630,9 @@ static void on_wake(uv_async_t *wake)
 	pthread_mutex_unlock(&s->lock);
 	if (!done || s->closing)
 		return;
-	s->closing = 2;
-	connection_close(s->conn, on_connection_gone, s);
+	s->closing = (int)s->nconns + 1;
+	for (unsigned i = 0; i < s->nconns; i++)
+		connection_close(s->conns[i], on_connection_gone, s);
 	uv_close((uv_handle_t *)&s->wake, on_wake_closed);
 }
 
@@ -601,8 +641,9 @@ void sender_cancel(struct sender *s)
 	struct tide_error err;
 	tide_fail_kind(&err, TIDE_ERROR_FAILED, -ECANCELED, "interrupted");
 	fail(s, &err);
-	/* Frees those who wait for room in its queue. */
-	connection_fail(s->conn, &err);
+	/* Frees those who wait for room in their queues. */
+	for (unsigned i = 0; i < s->nconns; i++)
+		connection_fail(s->conns[i], &err);
 }
 
 void sender_progress(struct sender *s, struct sender_progress *ret)
@@ -623,6 +664,7 @@ void sender_free(struct sender *s)
 	if (!s)
 		return;
 	page_workers_free(s->workers);
+	free(s->conns);
 	page_hashes_free(s->hashes);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->changed);
@@ -657,7 +699,8 @@ static int start_workers(struct sender *s)
 		&(struct page_workers_options){
 			.source = s->source,
 			.hashes = s->hashes,
-			.conn = s->conn,
+			.conns = s->conns,
+			.nconns = s->nconns,
 			.codec = s->options.codec,
 			.limits = s->options.limits,
 			.page_bytes = s->page_bytes,
@@ -684,15 +727,17 @@ static void on_wake_closed_early(uv_handle_t *handle)
 	sender_free(handle->data);
 }
 
-int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *source,
-	const struct sender_options *options, const struct sender_callbacks *callbacks, void *arg,
-	struct sender **ret, struct tide_error *err)
+int sender_start(uv_loop_t *loop, struct connection *const *conns, unsigned nconns,
+	struct page_source *source, const struct sender_options *options,
+	const struct sender_callbacks *callbacks, void *arg, struct sender **ret,
+	struct tide_error *err)
 {
 	bool woken = false;
 	struct sender *s = calloc(1, sizeof(*s));
 	int r = s ? 0 : -ENOMEM;
 	if (r == 0) {
-		s->conn = conn;
+		s->conns = calloc(nconns, sizeof(*conns));
+		s->nconns = nconns;
 		s->source = source;
 		s->options = *options;
 		if (options->name)
@@ -704,8 +749,10 @@ int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *s
 		s->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
 		pthread_mutex_init(&s->lock, NULL);
 		pthread_cond_init(&s->changed, NULL);
-		r = make_hashes(s);
+		r = s->conns ? make_hashes(s) : -ENOMEM;
 	}
+	if (r == 0)
+		memcpy(s->conns, conns, nconns * sizeof(*conns));
 	if (r == 0)
 		r = start_workers(s);
 	if (r == 0) {
@@ -714,10 +761,12 @@ int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *s
 		woken = r == 0;
 	}
 	if (r == 0) {
-		connection_set_handler(
-			conn, &(struct connection_handler){
-				      .frame = on_frame, .ended = on_ended, .arg = s});
-		connection_resume(conn);
+		struct connection_handler handler = {
+			.frame = on_frame, .ended = on_ended, .arg = s};
+		for (unsigned i = 0; i < nconns; i++) {
+			connection_set_handler(conns[i], &handler);
+			connection_resume(conns[i]);
+		}
 		r = start_driver(s);
 	}
 	if (r == 0) {
@@ -726,7 +775,8 @@ int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *s
 	}
 
 	source->ops->release(source);
-	connection_close(conn, NULL, NULL);
+	for (unsigned i = 0; i < nconns; i++)
+		connection_close(conns[i], NULL, NULL);
 	if (woken)
 		uv_close((uv_handle_t *)&s->wake, on_wake_closed_early);
 	else

@@ -79,12 +79,15 @@ struct sender_callbacks {
 };
 
 /*
- * Takes over `source` and `conn` (connected, handshake done), also on failure. `options` is copied;
- * its codec must be known to the peer. Call on the loop's thread.
+ * Takes over `source` and the connections (connected, handshake done), also on failure. More than
+ * one: to the same agent, which knows FEATURE_STREAMS; the session is opened on the first, the
+ * others join it. `options` is copied; its codec must be known to the peer. Call on the loop's
+ * thread.
  */
-int sender_start(uv_loop_t *loop, struct connection *conn, struct page_source *source,
-	const struct sender_options *options, const struct sender_callbacks *callbacks, void *arg,
-	struct sender **ret, struct tide_error *err);
+int sender_start(uv_loop_t *loop, struct connection *const *conns, unsigned nconns,
+	struct page_source *source, const struct sender_options *options,
+	const struct sender_callbacks *callbacks, void *arg, struct sender **ret,
+	struct tide_error *err);
 
 /* Lets go of the process and ends; done follows. Safe to call at any time until sender_free(). */
 void sender_cancel(struct sender *s);

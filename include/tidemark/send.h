@@ -62,6 +62,7 @@ struct tide_send_options {
 	const char *codec; /* NULL: "lz4"; "none" */
 	enum tide_after after;
 	unsigned threads;           /* that read and compress; 0: one a processor */
+	unsigned streams;           /* connections to the agent, at most 64; 0: 1 */
 	uint64_t max_downtime_ns;   /* freeze once what is left takes this long; 0: 100 ms */
 	uint64_t max_rounds;        /* ... or after this many; 0: 30 */
 	uint64_t freeze_timeout_ns; /* a freeze that takes longer is given up, and the send with it;

@@ -66,6 +66,8 @@ THERE_AND_BACK(hello, struct hello, released, &m)
 THERE_AND_BACK(auth, struct auth, released, &m)
 THERE_AND_BACK(open_request, struct open_request, released, &m)
 THERE_AND_BACK(open_reply, struct open_reply, released, &m)
+THERE_AND_BACK(join_request, struct join_request, released, &m)
+THERE_AND_BACK(join_reply, struct join_reply, released, &m)
 THERE_AND_BACK(error_message, struct error_message, released, &m)
 THERE_AND_BACK(round_ack, struct round_ack, released, &m)
 THERE_AND_BACK(committed, struct committed, released, &m)
@@ -195,6 +197,8 @@ static const struct {
 	{FRAME_ERROR, error_message_there_and_back},
 	{FRAME_ACK, round_ack_there_and_back},
 	{FRAME_COMMITTED, committed_there_and_back},
+	{FRAME_JOIN, join_request_there_and_back},
+	{FRAME_JOINED, join_reply_there_and_back},
 	{FRAME_STREAM, stream_header_there_and_back},
 	{FRAME_PROCESS, process_info_there_and_back},
 	{FRAME_ROUND, round_header_there_and_back},

@@ -420,6 +420,10 @@ static void session_messages(void)
 	save_message(FRAME_ACK, round_ack_encode(&ack, &encoded), "ack");
 	struct committed committed = {.stream_id = {8}, .name = "image-1", .stored_bytes = 12345};
 	save_message(FRAME_COMMITTED, committed_encode(&committed, &encoded), "committed");
+	struct join_request join = {.session_id = {7}};
+	save_message(FRAME_JOIN, join_request_encode(&join, &encoded), "join");
+	struct join_reply joined = {.session_id = {7}};
+	save_message(FRAME_JOINED, join_reply_encode(&joined, &encoded), "joined");
 }
 
 static void stream_messages(void)

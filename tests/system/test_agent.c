@@ -29,7 +29,11 @@ struct client {
 	size_t frames; /* to send of the stream; then it waits, or goes away */
 	bool leaves;   /* goes away behind them, without a word */
 	bool is_ended, is_closed;
-	unsigned opened, acks, committed;
+	unsigned opened, joined, acks, committed;
+	uint8_t session_id;      /* its first byte */
+	struct client *joins;    /* whose session; else it opens its own */
+	bool by_rounds;          /* sends the next round when the last one was acknowledged */
+	size_t at;               /* ... from this frame on */
 	struct tide_error error; /* what the agent said, or how it ended */
 };
 
@@ -85,6 +89,7 @@ static void setup(void)
 	for (int i = 0; i < CLIENTS; i++) {
 		world_init(&clients[i].world, (uint64_t)i + 1);
 		clients[i].name = (const char *[]){"one", "two", "three", "four"}[i];
+		clients[i].session_id = (uint8_t)(i + 1);
 	}
 	scratch_make(folder);
 	snprintf(store_folder, sizeof(store_folder), "%s/store", folder);
@@ -163,16 +168,47 @@ static void client_send(struct client *c, struct frame_buffer *b)
 	connection_send(c->conn, b, NULL);
 }
 
+static void client_send_copy(struct client *c, const struct frame_buffer *raw)
+{
+	struct frame_buffer copy = {0};
+	CU_ASSERT_EQUAL_FATAL(frame_buffer_reserve(&copy, raw->bytes), 0);
+	memcpy(copy.data, raw->data, raw->bytes);
+	copy.bytes = raw->bytes;
+	client_send(c, &copy);
+}
+
+/* Up to the end of a round, or to the last frame; of PAGES frames only those of lane `lane` of
+ * three. */
+static size_t client_send_lane(struct client *c, struct client *from, unsigned lane)
+{
+	size_t i = from->at, npages = 0;
+	for (bool ends = false; !ends && i < from->frames; i++) {
+		struct frame f;
+		struct frame_buffer raw;
+		stream_frame(&from->world.stream, i, &f, &raw);
+		bool is_pages = f.type == FRAME_PAGES;
+		if (is_pages ? npages++ % 3 == lane : lane == 0)
+			client_send_copy(c, &raw);
+		ends = f.type == FRAME_ROUND_END;
+	}
+	return i;
+}
+
+/* The other lanes first: what they carry is there before the round is known. */
+static void client_send_round(struct client *c)
+{
+	client_send_lane(&clients[1], c, 1);
+	client_send_lane(&clients[2], c, 2);
+	c->at = client_send_lane(c, c, 0);
+}
+
 static void client_send_stream(struct client *c)
 {
 	for (size_t i = 0; i < c->frames; i++) {
 		struct frame f;
-		struct frame_buffer raw, copy = {0};
+		struct frame_buffer raw;
 		stream_frame(&c->world.stream, i, &f, &raw);
-		CU_ASSERT_EQUAL_FATAL(frame_buffer_reserve(&copy, raw.bytes), 0);
-		memcpy(copy.data, raw.data, raw.bytes);
-		copy.bytes = raw.bytes;
-		client_send(c, &copy);
+		client_send_copy(c, &raw);
 	}
 	if (c->leaves)
 		connection_shutdown(c->conn);
@@ -185,10 +221,16 @@ static void client_frame(void *arg, struct connection *conn, const struct frame 
 	switch (f->type) {
 	case FRAME_OPENED:
 		c->opened++;
-		client_send_stream(c);
+		if (!c->by_rounds)
+			client_send_stream(c);
+		break;
+	case FRAME_JOINED:
+		c->joined++;
 		break;
 	case FRAME_ACK:
 		c->acks++;
+		if (c->by_rounds)
+			client_send_round(c);
 		break;
 	case FRAME_COMMITTED:
 		CU_ASSERT_EQUAL(committed_decode(f, &committed, &err), 0);
@@ -217,10 +259,15 @@ static void client_greeted(void *arg, struct connection *conn,
 		.frame = client_frame, .ended = client_ended, .arg = c};
 	connection_set_handler(conn, &handler);
 	connection_resume(conn);
-	struct open_request m = {.session_id = {1}, .sink = SINK_IMAGE};
-	snprintf(m.name, sizeof(m.name), "%s", c->name);
 	struct frame_buffer b = {0};
-	CU_ASSERT_EQUAL_FATAL(open_request_encode(&m, &b), 0);
+	if (c->joins) {
+		struct join_request m = {.session_id = {c->joins->session_id}};
+		CU_ASSERT_EQUAL_FATAL(join_request_encode(&m, &b), 0);
+	} else {
+		struct open_request m = {.session_id = {c->session_id}, .sink = SINK_IMAGE};
+		snprintf(m.name, sizeof(m.name), "%s", c->name);
+		CU_ASSERT_EQUAL_FATAL(open_request_encode(&m, &b), 0);
+	}
 	client_send(c, &b);
 }
 
@@ -343,6 +390,82 @@ static void test_tcp_sessions_use_the_key_that_the_agent_made(void)
 	CU_ASSERT_EQUAL(ncommitted, 1);
 	check_image(&clients[0]);
 	unsetenv("XDG_RUNTIME_DIR");
+}
+
+/* Client 0 opens a session, clients 1 and 2 join it. */
+static void start_lanes(unsigned rounds)
+{
+	world_send(&clients[0].world, rounds);
+	clients[0].by_rounds = true;
+	client_start(&clients[0], 0);
+	WAIT_FOR(clients[0].opened);
+	for (int i = 1; i <= 2; i++) {
+		clients[i].joins = &clients[0];
+		client_start(&clients[i], 0);
+	}
+	WAIT_FOR(clients[1].joined && clients[2].joined);
+}
+
+static void test_a_session_spreads_over_connections(void)
+{
+	start_agent((struct tide_agent_options){0});
+	start_lanes(5);
+	client_send_round(&clients[0]);
+	WAIT_FOR(nended && clients[0].is_ended && clients[1].is_ended && clients[2].is_ended);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	CU_ASSERT_EQUAL(nended, 1);
+	CU_ASSERT_EQUAL(nrefused, 0);
+	CU_ASSERT_EQUAL(clients[0].acks, 5);
+	CU_ASSERT_EQUAL(clients[1].error.code, 0);
+	check_image(&clients[0]);
+}
+
+static void test_narrow_lanes_are_slow_and_right(void)
+{
+	start_agent((struct tide_agent_options){.queue_bytes = 1});
+	start_lanes(4);
+	client_send_round(&clients[0]);
+	WAIT_FOR(nended);
+	CU_ASSERT_EQUAL(ncommitted, 1);
+	check_image(&clients[0]);
+}
+
+static void test_a_lane_that_vanishes_ends_the_session(void)
+{
+	start_agent((struct tide_agent_options){0});
+	start_lanes(3);
+	client_close(&clients[2]);
+	WAIT_FOR(nended && clients[0].is_ended && clients[1].is_ended);
+	CU_ASSERT_EQUAL(ncommitted, 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[0].error.text, "closed one of its connections"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(clients[1].error.text, "closed one of its connections"));
+	CU_ASSERT_EQUAL(files(), 0);
+}
+
+static void test_lanes_carry_pages_alone(void)
+{
+	struct frame_buffer b = {0};
+	struct round_header m = {.number = 0};
+	start_agent((struct tide_agent_options){0});
+	start_lanes(3);
+	CU_ASSERT_EQUAL_FATAL(round_header_encode(1, &m, &b), 0);
+	client_send(&clients[1], &b);
+	WAIT_FOR(nended && clients[0].is_ended);
+	CU_ASSERT_EQUAL(ncommitted, 0);
+	CU_ASSERT_PTR_NOT_NULL(
+		strstr(clients[0].error.text, "a ROUND frame where only pages travel"));
+	CU_ASSERT_EQUAL(files(), 0);
+}
+
+static void test_nobody_joins_what_is_not_there(void)
+{
+	start_agent((struct tide_agent_options){0});
+	clients[1].joins = &clients[0];
+	client_start(&clients[1], 0);
+	WAIT_FOR(nrefused && clients[1].is_ended);
+	CU_ASSERT_PTR_NOT_NULL(
+		strstr(clients[1].error.text, "there is no session that it could join"));
+	CU_ASSERT_EQUAL(nended, 0);
 }
 
 static void test_other_machines_are_not_let_in_without_a_key(void)
@@ -520,6 +643,11 @@ int main(int argc, char **argv)
 		TEST(test_several_sessions_go_side_by_side),
 		TEST(test_a_slow_store_holds_the_sender_back),
 		TEST(test_tcp_sessions_use_the_key_that_the_agent_made),
+		TEST(test_a_session_spreads_over_connections),
+		TEST(test_narrow_lanes_are_slow_and_right),
+		TEST(test_a_lane_that_vanishes_ends_the_session),
+		TEST(test_lanes_carry_pages_alone),
+		TEST(test_nobody_joins_what_is_not_there),
 		TEST(test_other_machines_are_not_let_in_without_a_key),
 		TEST(test_a_sender_that_vanishes_leaves_nothing),
 		TEST(test_a_stream_that_makes_no_sense_is_answered_with_words),

@@ -23,12 +23,12 @@ static const char *text_of(long number)
 
 /* Sends, leaving the process stopped, and holds the image against it by a road that shares no code
  * with the tracker. */
-static void send_and_compare(
-	const struct fixture_agent *agent, struct child *target, const char *name)
+static void send_and_compare_over(const struct fixture_agent *agent, struct child *target,
+	const char *name, const char *streams)
 {
 	const char *pid = text_of(target->pid);
 	struct child *send = child_run(0, fixture_tidemark(), "send", pid, agent->address, "--name",
-		name, "--leave-stopped", "--freeze-timeout", "60s", NULL);
+		name, "--leave-stopped", "--freeze-timeout", "60s", "--streams", streams, NULL);
 	if (send->status != 0)
 		CU_FAIL_FATAL("the send failed");
 	wait_until_stopped(target->pid);
@@ -52,6 +52,12 @@ static void send_and_compare(
 	CU_ASSERT_FALSE(is_registered(target->pid));
 }
 
+static void send_and_compare(
+	const struct fixture_agent *agent, struct child *target, const char *name)
+{
+	send_and_compare_over(agent, target, name, "1");
+}
+
 static void finish_unharmed(struct child *target)
 {
 	child_signal(target, SIGCONT);
@@ -68,6 +74,15 @@ static void test_a_process_that_keeps_writing_is_sent_exactly(void)
 	struct child *writer = child_start(fixture_workload("writer"), "128", "50", NULL);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
 	send_and_compare(&agent, writer, "writer");
+	finish_unharmed(writer);
+}
+
+static void test_several_connections_carry_one_process(void)
+{
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
+	struct child *writer = child_start(fixture_workload("writer"), "128", "200", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	send_and_compare_over(&agent, writer, "writer", "4");
 	finish_unharmed(writer);
 }
 
@@ -273,6 +288,7 @@ static void test_sigterm_ends_the_agent_cleanly(void)
 
 static const struct test tests[] = {
 	TEST(test_a_process_that_keeps_writing_is_sent_exactly),
+	TEST(test_several_connections_carry_one_process),
 	TEST(test_many_threads_that_map_and_unmap_are_sent_exactly),
 	TEST(test_a_python_process_is_sent_exactly),
 	TEST(test_what_goes_on_is_unharmed),

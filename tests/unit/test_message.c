@@ -182,6 +182,20 @@ static struct open_reply some_open_reply(void)
 	return m;
 }
 
+static struct join_request some_join_request(void)
+{
+	struct join_request m;
+	memcpy(m.session_id, id, ID_BYTES);
+	return m;
+}
+
+static struct join_reply some_join_reply(void)
+{
+	struct join_reply m;
+	memcpy(m.session_id, id, ID_BYTES);
+	return m;
+}
+
 static struct error_message some_error_message(void)
 {
 	return (struct error_message){
@@ -366,6 +380,8 @@ REVISIT_PLAIN(hello)
 REVISIT_PLAIN(auth)
 REVISIT_PLAIN(open_request)
 REVISIT_PLAIN(open_reply)
+REVISIT_PLAIN(join_request)
+REVISIT_PLAIN(join_reply)
 REVISIT_PLAIN(error_message)
 REVISIT_PLAIN(round_ack)
 REVISIT_PLAIN(committed)
@@ -445,6 +461,8 @@ static const struct revisit {
 	{FRAME_AUTH, auth_revisit},
 	{FRAME_OPEN, open_request_revisit},
 	{FRAME_OPENED, open_reply_revisit},
+	{FRAME_JOIN, join_request_revisit},
+	{FRAME_JOINED, join_reply_revisit},
 	{FRAME_ERROR, error_message_revisit},
 	{FRAME_ACK, round_ack_revisit},
 	{FRAME_COMMITTED, committed_revisit},
@@ -466,6 +484,8 @@ static void encode_sample(enum frame_type type)
 	struct auth auth = some_auth();
 	struct open_request open_request = some_open_request();
 	struct open_reply open_reply = some_open_reply();
+	struct join_request join_request = some_join_request();
+	struct join_reply join_reply = some_join_reply();
 	struct error_message error_message = some_error_message();
 	struct round_ack round_ack = some_round_ack();
 	struct committed committed = some_committed();
@@ -488,6 +508,12 @@ static void encode_sample(enum frame_type type)
 		break;
 	case FRAME_OPENED:
 		r = open_reply_encode(&open_reply, &buffer);
+		break;
+	case FRAME_JOIN:
+		r = join_request_encode(&join_request, &buffer);
+		break;
+	case FRAME_JOINED:
+		r = join_reply_encode(&join_reply, &buffer);
 		break;
 	case FRAME_ERROR:
 		r = error_message_encode(&error_message, &buffer);
@@ -918,6 +944,14 @@ static void test_replies(void)
 	CU_ASSERT_STRING_EQUAL(opened_got.name, "redis");
 	strcpy(opened.name, "-");
 	CU_ASSERT_EQUAL(open_reply_encode(&opened, &buffer), -EINVAL);
+
+	struct join_request join = some_join_request(), join_got;
+	CU_ASSERT_EQUAL_FATAL(join_request_encode(&join, &buffer), 0);
+	f = frame_in(&buffer);
+	CU_ASSERT_EQUAL_FATAL(join_request_decode(&f, &join_got, &err), 0);
+	CU_ASSERT_EQUAL(memcmp(join_got.session_id, id, ID_BYTES), 0);
+	memset(join.session_id, 0, ID_BYTES);
+	CU_ASSERT_EQUAL(join_request_encode(&join, &buffer), -EINVAL);
 
 	struct round_ack ack = some_round_ack(), ack_got;
 	CU_ASSERT_EQUAL_FATAL(round_ack_encode(&ack, &buffer), 0);

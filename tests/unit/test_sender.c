@@ -431,7 +431,7 @@ static void run(struct sender_options options)
 	if (!options.max_downtime_ns)
 		options.max_downtime_ns = 1000000000;
 	options.freeze_timeout_ns = 1000000000;
-	CU_ASSERT_EQUAL_FATAL(sender_start(&loop, conn, &fake.base, &options, &callbacks, NULL,
+	CU_ASSERT_EQUAL_FATAL(sender_start(&loop, &conn, 1, &fake.base, &options, &callbacks, NULL,
 				      &sending.sender, &err),
 		0);
 	uv_run(&loop, UV_RUN_DEFAULT);

@@ -80,7 +80,7 @@ static const struct argp_option option_table[] = {
 		"How writes are tracked: auto (default), uffd-wp, soft-dirty", 3},
 	{"verify-writes", OPTION_VERIFY_WRITES, NULL, 0,
 		"Compare all of memory in the freeze, where devices write it unseen", 3},
-	{"compress", OPTION_COMPRESS, "CODEC", 0, "lz4 (default) or none", 3},
+	{"compress", OPTION_COMPRESS, "CODEC", 0, "lz4 (default), zstd or none", 3},
 	{"threads", OPTION_THREADS, "N", 0,
 		"Workers that read and compress (default: one a processor)", 3},
 	{"streams", OPTION_STREAMS, "N", 0,
@@ -134,7 +134,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_COMPRESS:
 		if (strcmp(arg, "none") != 0 && !codec_by_name(arg))
-			argp_error(state, "--compress takes lz4 or none, not '%s'", arg);
+			argp_error(state, "--compress takes lz4, zstd or none, not '%s'", arg);
 		o->send.codec = arg;
 		return 0;
 	case OPTION_THREADS:

@@ -368,6 +368,8 @@ int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *paylo
 		payload + block->offset, block->bytes, dst, (size_t)block->pages * b->page_bytes);
 	if (r == 0)
 		return 0;
+	if (r != -EBADMSG)
+		return tide_fail(err, r, "decompress pages");
 
 	uint32_t first = 0;
 	for (uint32_t i = 0; i < index; i++)

@@ -77,7 +77,7 @@ int batch_decode(
 	const struct frame *f, uint32_t page_bytes, struct batch *ret, struct tide_error *err);
 
 /* Decompresses block `index` of the frame's payload into `dst` (pages * page_bytes). -EBADMSG names
- * the codec and the first page; `dst` is undefined then. */
+ * the codec and the first page; -ENOMEM. `dst` is undefined then. */
 int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload, uint8_t *dst,
 	struct tide_error *err);
 

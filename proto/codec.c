@@ -6,10 +6,11 @@ static const struct codec *const all[] = {
 	[CODEC_RAW] = &codec_raw,
 	[CODEC_ZERO] = &codec_zero,
 	[CODEC_LZ4] = &codec_lz4,
+	[CODEC_ZSTD] = &codec_zstd,
 };
 
 /* Zero pages are found whatever is chosen. */
-const struct codec *const codecs[] = {&codec_raw, &codec_lz4, NULL};
+const struct codec *const codecs[] = {&codec_raw, &codec_lz4, &codec_zstd, NULL};
 
 const struct codec *codec_find(enum codec_id id)
 {

@@ -11,6 +11,7 @@ enum codec_id {
 	CODEC_RAW = 0,
 	CODEC_ZERO = 1, /* no bytes: all pages of the block are zero */
 	CODEC_LZ4 = 2,  /* one LZ4 block, as lz4's block format has it */
+	CODEC_ZSTD = 3, /* one zstd frame without its magic number, content size and checksum */
 };
 
 /* A stateless compressor of blocks of pages. Both functions are called by several threads at once.
@@ -23,8 +24,8 @@ struct codec {
 	/* At most `cap` bytes into dst; returns the length, or 0 where it does not fit (then raw is
 	 * used). NULL: compresses nothing. */
 	size_t (*compress)(const uint8_t *src, size_t bytes, uint8_t *dst, size_t cap);
-	/* Must give exactly `bytes`. 0 or -EBADMSG; never writes beyond dst + bytes, whatever src
-	 * holds. */
+	/* Must give exactly `bytes`. 0, -EBADMSG or -ENOMEM; never writes beyond dst + bytes,
+	 * whatever src holds. */
 	int (*decompress)(const uint8_t *src, size_t src_bytes, uint8_t *dst, size_t bytes);
 };
 
@@ -36,6 +37,6 @@ const struct codec *codec_by_name(const char *name);
 extern const struct codec *const codecs[];
 
 /* What the table holds, one file each; go through the functions above. */
-extern const struct codec codec_raw, codec_zero, codec_lz4;
+extern const struct codec codec_raw, codec_zero, codec_lz4, codec_zstd;
 
 #endif

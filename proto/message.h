@@ -59,9 +59,10 @@
 
 enum message_feature {
 	FEATURE_LZ4 = 1 << 0,
+	FEATURE_ZSTD = 1 << 1,
 	FEATURE_STREAMS = 1 << 3, /* JOIN; says nothing of the stream itself */
 };
-#define FEATURES_KNOWN ((uint64_t)(FEATURE_LZ4 | FEATURE_STREAMS))
+#define FEATURES_KNOWN ((uint64_t)(FEATURE_LZ4 | FEATURE_ZSTD | FEATURE_STREAMS))
 
 /* The numbers travel. */
 enum sink_kind {

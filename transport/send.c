@@ -136,6 +136,14 @@ static void connect_next(struct tide_send *s)
 		give_up(s, &err);
 }
 
+/* A peer that does not know the codec gets the next best, or the pages as they are. */
+static const struct codec *codec_for(const struct codec *codec, uint64_t features)
+{
+	if (codec && codec->feature & ~features)
+		codec = &codec_lz4;
+	return codec && codec->feature & ~features ? NULL : codec;
+}
+
 static void on_handshake(void *arg, struct connection *conn, const struct handshake_result *result,
 	const struct tide_error *err)
 {
@@ -145,10 +153,7 @@ static void on_handshake(void *arg, struct connection *conn, const struct handsh
 		give_up(s, err);
 		return;
 	}
-	/* A peer that does not know the codec gets the pages as they are. */
-	const struct codec *codec = s->sender_options.codec;
-	if (codec && (result->agreement.features & codec->feature) != codec->feature)
-		s->sender_options.codec = NULL;
+	s->sender_options.codec = codec_for(s->sender_options.codec, result->agreement.features);
 	s->sender_options.limits = result->agreement.limits;
 	/* Nor gets more than one connection who does not know what to make of them. */
 	if (!(result->agreement.features & FEATURE_STREAMS))

@@ -59,7 +59,7 @@ enum tide_after {
 /* All zero means the defaults. Strings are copied. */
 struct tide_send_options {
 	const char *name;  /* of the image, at an agent; needed there */
-	const char *codec; /* NULL: "lz4"; "none" */
+	const char *codec; /* NULL: "lz4"; "zstd", "none" */
 	enum tide_after after;
 	unsigned threads;           /* that read and compress; 0: one a processor */
 	unsigned streams;           /* connections to the agent, at most 64; 0: 1 */

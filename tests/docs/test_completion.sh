@@ -35,6 +35,7 @@ offers --version --v
 offers --json check --
 offers --max-downtime send --max-d
 offers lz4 send --compress l
+offers zstd send --compress z
 offers anonymous wss --kind a
 offers MLOCKED pages --columns ml
 offers $$ pages "${$:0:1}"

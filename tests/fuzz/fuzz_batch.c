@@ -58,13 +58,14 @@ static bool batch_read(const struct batch *b, const struct frame *f, uint8_t *ds
 	return true;
 }
 
-static void batch_again(const struct batch *b, const uint8_t *pages, uint8_t *back)
+static void batch_again(
+	const struct batch *b, const uint8_t *pages, uint8_t *back, const struct codec *codec)
 {
 	struct frame_buffer buffer = {0};
 	struct batch_stats stats = {0};
 	struct frame f;
 
-	FUZZ_HOLDS(batch_encode(1, b, pages, &codec_lz4, &buffer, &stats) == 0);
+	FUZZ_HOLDS(batch_encode(1, b, pages, codec, &buffer, &stats) == 0);
 	FUZZ_HOLDS(frame_decode(buffer.data, buffer.data + FRAME_HEADER_BYTES, &f, NULL) == 0);
 	FUZZ_HOLDS(batch_decode(&f, b->page_bytes, &again, NULL) == 0);
 	FUZZ_HOLDS(again.round == b->round && again.space == b->space);
@@ -108,8 +109,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 		uint8_t *pages = malloc(total), *back = malloc(total);
 		FUZZ_HOLDS(pages && back);
 		if (batch_read(&batch, &f, pages) &&
-			batch.npages <= batch_pages_fit(page_bytes, &frame_limits_max))
-			batch_again(&batch, pages, back);
+			batch.npages <= batch_pages_fit(page_bytes, &frame_limits_max)) {
+			for (const struct codec *const *c = codecs; *c; c++)
+				batch_again(&batch, pages, back, *c);
+		}
 		free(pages);
 		free(back);
 	}

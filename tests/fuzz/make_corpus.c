@@ -287,6 +287,22 @@ static void batch_corpus(void)
 	add_batch("t", UINT64_MAX / PAGE - 1, &codec_lz4);
 	save("last-page");
 
+	add_batch("tttt r zt", 16, &codec_zstd);
+	save("zstd");
+	add_batch("tt", 1, &codec_zstd);
+	memset(input + input_bytes - 8, 0xff, 8);
+	save("zstd-damaged");
+	/* One byte that is repeated, in a window of terabytes. */
+	m = no_pages;
+	LIST(m, run_gap_pages, 1);
+	LIST(m, run_pages, 1);
+	LIST(m, block_codec, CODEC_ZSTD);
+	LIST(m, block_pages, 1);
+	LIST(m, block_bytes, 6);
+	add_batch_head(&m, 6);
+	memcpy(input + input_bytes - 6, "\x00\xff\x03\x80\x00x", 6);
+	save("zstd-window");
+
 	/* What LZ4 must refuse: a match before the start, a length beyond the end. */
 	add_batch("tt", 1, &codec_lz4);
 	memset(input + input_bytes - 8, 0xff, 8);

@@ -173,6 +173,20 @@ static void test_what_shrinks_by_less_than_a_sixteenth_goes_raw(void)
 	expect_block(0, CODEC_LZ4, 1);
 }
 
+static void test_each_codec_takes_what_shrinks(void)
+{
+	add_run(3, 20);
+	for (unsigned i = 0; i < 20; i++)
+		(i < 18 ? fill_text : fill_random)(pages + i * PAGE);
+	for (const struct codec *const *c = codecs; *c; c++) {
+		if (!(*c)->compress)
+			continue;
+		encode(*c);
+		expect_same();
+		expect_block(0, (*c)->id, 16);
+	}
+}
+
 static void test_without_codec_zero_pages_are_still_found(void)
 {
 	const struct codec *const none[] = {NULL, codec_by_name("none")};
@@ -484,8 +498,8 @@ static void test_impossible_runs_are_refused(void)
 static void test_impossible_blocks_are_refused(void)
 {
 	head_init();
-	h.codec[0] = 3;
-	REFUSES("codec 3");
+	h.codec[0] = 99;
+	REFUSES("codec 99");
 	h.codec[0] = UINT32_MAX;
 	REFUSES("codec 4294967295");
 	h.count[0] = 0;
@@ -584,6 +598,7 @@ int main(int argc, char **argv)
 		TEST(test_zero_pages_take_no_bytes),
 		TEST(test_each_kind_of_page_gets_its_form),
 		TEST(test_what_shrinks_by_less_than_a_sixteenth_goes_raw),
+		TEST(test_each_codec_takes_what_shrinks),
 		TEST(test_without_codec_zero_pages_are_still_found),
 		TEST(test_a_single_byte_makes_a_page_not_zero),
 		TEST(test_random_batches_come_back),

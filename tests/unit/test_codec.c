@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include "proto/codec.h"
@@ -36,12 +37,13 @@ static void test_names_and_numbers_find_each_other(void)
 	}
 	CU_ASSERT_EQUAL(codec_by_name("none")->id, CODEC_RAW);
 	CU_ASSERT_EQUAL(codec_by_name("lz4")->id, CODEC_LZ4);
+	CU_ASSERT_EQUAL(codec_by_name("zstd")->id, CODEC_ZSTD);
 	CU_ASSERT_EQUAL(codec_find(CODEC_ZERO)->id, CODEC_ZERO);
 }
 
 static void test_unknown_ones_are_not_found(void)
 {
-	CU_ASSERT_PTR_NULL(codec_find((enum codec_id)3));
+	CU_ASSERT_PTR_NULL(codec_find((enum codec_id)99));
 	CU_ASSERT_PTR_NULL(codec_find((enum codec_id)UINT32_MAX));
 	CU_ASSERT_PTR_NULL(codec_by_name("zip"));
 	CU_ASSERT_PTR_NULL(codec_by_name(""));
@@ -110,6 +112,85 @@ static void test_altered_bytes_do_no_harm(void)
 	}
 }
 
+/* --- zstd --------------------------------------------------------------------------------- */
+
+/* A frame of ours: a descriptor, a window descriptor, blocks of 3 bytes of header. */
+static size_t zstd_bytes(void)
+{
+	size_t n = codec_zstd.compress(pages, BYTES, packed, BYTES);
+	CU_ASSERT_FATAL(n > 5 && n < BYTES / 2);
+	CU_ASSERT_EQUAL(packed[0], 0);
+	CU_ASSERT_EQUAL_FATAL(codec_zstd.decompress(packed, n, back, BYTES), 0);
+	return n;
+}
+
+static void test_zstd_asks_for_no_larger_window_than_a_block(void)
+{
+	size_t n = zstd_bytes();
+	/* As small as it is, a reader that keeps a window keeps no more than the pages. */
+	CU_ASSERT((UINT64_C(1) << (10 + (packed[1] >> 3))) <= BYTES);
+	/* 1 MiB is the most; the next larger is an eighth more. */
+	packed[1] = 10 << 3;
+	CU_ASSERT_EQUAL(codec_zstd.decompress(packed, n, back, BYTES), 0);
+	for (unsigned window = (10 << 3) + 1; window < 256; window++) {
+		packed[1] = (uint8_t)window;
+		CU_ASSERT_EQUAL(codec_zstd.decompress(packed, n, back, BYTES), -EBADMSG);
+	}
+}
+
+static void test_zstd_takes_no_other_descriptor(void)
+{
+	size_t n = zstd_bytes();
+	for (unsigned descriptor = 1; descriptor < 256; descriptor++) {
+		packed[0] = (uint8_t)descriptor;
+		CU_ASSERT_EQUAL(codec_zstd.decompress(packed, n, back, BYTES), -EBADMSG);
+	}
+}
+
+static void test_zstd_takes_one_frame_and_no_more(void)
+{
+	/* Two halves, each a frame of its own: the library would join them. */
+	size_t first = codec_zstd.compress(pages, BYTES / 2, packed, BYTES / 2);
+	CU_ASSERT_FATAL(first > 0);
+	size_t second =
+		codec_zstd.compress(pages + BYTES / 2, BYTES / 2, packed + first, BYTES / 2);
+	CU_ASSERT_FATAL(second > 0);
+	CU_ASSERT_EQUAL(codec_zstd.decompress(packed, first + second, back, BYTES), -EBADMSG);
+	/* One that is to be skipped, before and behind. */
+	static const uint8_t skipped[] = {0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0};
+	size_t n = zstd_bytes();
+	memcpy(packed + n, skipped, sizeof(skipped));
+	CU_ASSERT_EQUAL(codec_zstd.decompress(packed, n + sizeof(skipped), back, BYTES), -EBADMSG);
+	memmove(packed + sizeof(skipped), packed, n);
+	memcpy(packed, skipped, sizeof(skipped));
+	CU_ASSERT_EQUAL(codec_zstd.decompress(packed, n + sizeof(skipped), back, BYTES), -EBADMSG);
+}
+
+/* Its contexts are its own, and gone with it: the leak checker looks. */
+static void *compress_and_end(void *arg)
+{
+	uint8_t *to = malloc(BYTES), *again = malloc(BYTES);
+	size_t n = codec_zstd.compress(pages, BYTES, to, BYTES);
+	bool same = n && codec_zstd.decompress(to, n, again, BYTES) == 0 &&
+		    memcmp(again, pages, BYTES) == 0;
+	free(to);
+	free(again);
+	return same ? arg : NULL;
+}
+
+static void test_threads_compress_side_by_side(void)
+{
+	pthread_t threads[8];
+	for (size_t i = 0; i < 8; i++)
+		CU_ASSERT_EQUAL_FATAL(
+			pthread_create(&threads[i], NULL, compress_and_end, pages), 0);
+	for (size_t i = 0; i < 8; i++) {
+		void *same = NULL;
+		pthread_join(threads[i], &same);
+		CU_ASSERT_PTR_NOT_NULL(same);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -119,6 +200,10 @@ int main(int argc, char **argv)
 		TEST(test_too_little_room_is_no_result),
 		TEST(test_only_the_exact_length_is_taken),
 		TEST(test_altered_bytes_do_no_harm),
+		TEST(test_zstd_asks_for_no_larger_window_than_a_block),
+		TEST(test_zstd_takes_no_other_descriptor),
+		TEST(test_zstd_takes_one_frame_and_no_more),
+		TEST(test_threads_compress_side_by_side),
 		{NULL, NULL},
 	};
 	return harness_main(argc, argv, "codec", tests, setup, teardown);

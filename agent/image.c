@@ -641,7 +641,8 @@ static int cache_get(
 		if (r == 0 && made.frame.type != FRAME_PAGES)
 			r = tide_bad(err, "not the PAGES frame that the index says");
 		if (r == 0)
-			r = batch_decode(&made.frame, image->summary.page_bytes, &made.batch, err);
+			r = batch_decode(&made.frame, image->summary.page_bytes,
+				image->header.features, &made.batch, err);
 		if (r < 0)
 			return r;
 		made.bytes = made.raw.cap;

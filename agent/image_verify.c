@@ -46,6 +46,7 @@ struct verifier {
 	uint64_t file_index;       /* where the image that could be opened has it */
 
 	uint32_t page_bytes; /* 0 until STREAM */
+	uint64_t features;   /* of STREAM */
 	uint8_t *pages;      /* BATCH_PAGES_MAX of them */
 	struct {
 		enum expected expected;
@@ -221,7 +222,7 @@ static int decode_pages(struct verifier *v, const struct frame *f, struct tide_e
 		v->last.expected = HASHES_OTHER;
 		return 0;
 	}
-	int r = batch_decode(f, v->page_bytes, &b, err);
+	int r = batch_decode(f, v->page_bytes, v->features, &b, err);
 	uint8_t *to = v->pages;
 	for (uint32_t i = 0; r == 0 && i < b.nblocks; i++) {
 		r = batch_block_read(&b, i, f->payload, to, err);
@@ -278,6 +279,7 @@ static int note_stream(struct verifier *v, const struct frame *f, struct tide_er
 		return tide_fail(err, -ENOMEM, "verify the image");
 	v->pages = pages;
 	v->page_bytes = h.page_bytes;
+	v->features = h.features;
 	return 0;
 }
 

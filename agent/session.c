@@ -295,7 +295,7 @@ static int on_pages(struct session *s, const struct input *in, struct tide_error
 {
 	struct batch b;
 	const uint8_t *pages = NULL;
-	int r = batch_decode(in->frame, s->header.page_bytes, &b, err);
+	int r = batch_decode(in->frame, s->header.page_bytes, s->header.features, &b, err);
 	if (r == 0)
 		r = check_round(s, b.round, err);
 	if (r == 0)

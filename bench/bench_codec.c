@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/guard.h"
 #include "proto/batch.h"
+#include "proto/message.h"
 
 #define PAGE 4096u
 #define BATCH_BYTES ((size_t)BATCH_PAGES_MAX * PAGE)
@@ -135,7 +136,7 @@ static int decode(struct bench *b)
 		uint8_t *to = b->back + i * BATCH_BYTES;
 		int r = frame_decode(data, data + FRAME_HEADER_BYTES, &f, NULL);
 		if (r == 0)
-			r = batch_decode(&f, PAGE, &b->decoded, NULL);
+			r = batch_decode(&f, PAGE, FEATURES_KNOWN, &b->decoded, NULL);
 		for (uint32_t k = 0; r == 0 && k < b->decoded.nblocks; k++) {
 			r = batch_block_read(&b->decoded, k, f.payload, to, NULL);
 			to += (size_t)b->decoded.blocks[k].pages * PAGE;

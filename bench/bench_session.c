@@ -156,6 +156,7 @@ static void begin(struct bench *b)
 		.architecture = "x86_64",
 		.byte_order = "little",
 		.page_bytes = PAGE,
+		.features = FEATURE_LZ4,
 		.software = "bench",
 		.host = "here"};
 	static const struct process_info info = {

@@ -267,8 +267,23 @@ static bool block_bytes_valid(enum codec_id codec, uint32_t bytes, uint32_t raw_
 	}
 }
 
-static int decode_blocks(
-	const Tidemark__Pages *m, uint32_t payload_bytes, struct batch *b, struct tide_error *err)
+/* Whoever took the stream looked at its features, and was right to expect no others. */
+static int check_codec(uint32_t id, uint64_t features, struct tide_error *err)
+{
+	const struct codec *codec = codec_find((enum codec_id)id);
+	if (!codec)
+		return tide_bad(err,
+			"a PAGES frame with a block of codec %" PRIu32 ", which is not known here",
+			id);
+	if (codec->feature & ~features)
+		return tide_bad(err,
+			"a PAGES frame with a %s block, in a stream without that feature",
+			codec->name);
+	return 0;
+}
+
+static int decode_blocks(const Tidemark__Pages *m, uint32_t payload_bytes, uint64_t features,
+	struct batch *b, struct tide_error *err)
 {
 	if (m->n_block_codec != m->n_block_pages || m->n_block_codec != m->n_block_bytes)
 		return tide_bad(err,
@@ -284,11 +299,9 @@ static int decode_blocks(
 	for (uint32_t i = 0; i < b->nblocks; i++) {
 		uint32_t codec = m->block_codec[i], pages = m->block_pages[i];
 		uint32_t bytes = m->block_bytes[i];
-		if (!codec_find((enum codec_id)codec))
-			return tide_bad(err,
-				"a PAGES frame with a block of codec %" PRIu32
-				", which is not known here",
-				codec);
+		int r = check_codec(codec, features, err);
+		if (r < 0)
+			return r;
 		if (pages == 0 || pages > b->npages - npages ||
 			(codec != CODEC_ZERO && pages > BLOCK_PAGES_MAX))
 			return tide_bad(err,
@@ -323,8 +336,8 @@ static int decode_blocks(
 	return 0;
 }
 
-int batch_decode(
-	const struct frame *f, uint32_t page_bytes, struct batch *ret, struct tide_error *err)
+int batch_decode(const struct frame *f, uint32_t page_bytes, uint64_t features, struct batch *ret,
+	struct tide_error *err)
 {
 	assert(f->type == FRAME_PAGES && page_bytes_valid(page_bytes));
 	if (f->head_bytes > BATCH_HEAD_MAX)
@@ -345,7 +358,7 @@ int batch_decode(
 	int r = decode_runs(m, ret, err);
 	if (r < 0)
 		return r;
-	return decode_blocks(m, f->payload_bytes, ret, err);
+	return decode_blocks(m, f->payload_bytes, features, ret, err);
 }
 
 /* Where the k-th page of the runs lies. */

@@ -7,10 +7,11 @@
  *
  * What a reader refuses: a head above BATCH_HEAD_MAX, or that is no such message; lists of unequal
  * or no length; no or more than BATCH_PAGES_MAX pages; runs that touch, or that reach beyond
- * 2^64 - 1; an unknown codec; a block of no pages, or, zero pages apart, of more than
- * BLOCK_PAGES_MAX; a length that is not of the codec (raw: that of its pages, zero: 0, others: more
- * than 0 and less than raw); blocks that have other pages than the runs or other bytes than the
- * payload. Unknown fields are passed over, up to some thousand bytes of them.
+ * 2^64 - 1; a codec that is unknown, or whose feature the stream does not have; a block of no
+ * pages, or, zero pages apart, of more than BLOCK_PAGES_MAX; a length that is not of the codec
+ * (raw: that of its pages, zero: 0, others: more than 0 and less than raw); blocks that have other
+ * pages than the runs or other bytes than the payload. Unknown fields are passed over, up to some
+ * thousand bytes of them.
  */
 #ifndef PROTO_BATCH_H
 #define PROTO_BATCH_H
@@ -72,9 +73,9 @@ int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
 	const struct codec *codec, struct frame_buffer *ret, struct batch_stats *stats);
 
 /* Decodes and checks the head of a PAGES frame against its payload. -EBADMSG; `ret` is undefined
- * then. `page_bytes` is what the stream was said to have, checked before. */
-int batch_decode(
-	const struct frame *f, uint32_t page_bytes, struct batch *ret, struct tide_error *err);
+ * then. `page_bytes` and `features` are what STREAM said, checked before. */
+int batch_decode(const struct frame *f, uint32_t page_bytes, uint64_t features, struct batch *ret,
+	struct tide_error *err);
 
 /* Decompresses block `index` of the frame's payload into `dst` (pages * page_bytes). -EBADMSG names
  * the codec and the first page; -ENOMEM. `dst` is undefined then. */

@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A PAGES frame with a right checksum: its head is decoded and every block read. Input: one byte
- * that picks the page size, u16 head_bytes, the head, the payload.
+ * that picks the page size (modulo 5) and the features that the stream lacks (divided by 8), u16
+ * head_bytes, the head, the payload.
  *
- * What holds: runs are in order, apart, and have the pages that they say; the blocks cover the
- * pages and the payload, each once; a batch that decodes, encoded again, has the same runs and
- * pages.
+ * What holds: no block is of a codec that the stream does not have; runs are in order, apart, and
+ * have the pages that they say; the blocks cover the pages and the payload, each once; a batch that
+ * decodes, encoded again, has the same runs and pages.
  */
 #include <string.h>
 #include "base/le.h"
 #include "proto/batch.h"
+#include "proto/message.h"
 #include "tests/fuzz/fuzz.h"
 
 static struct batch batch, again;
 
-static void batch_check(const struct batch *b, const struct frame *f)
+static void batch_check(const struct batch *b, const struct frame *f, uint64_t features)
 {
 	uint64_t pages = 0;
 	FUZZ_HOLDS(b->npages > 0 && b->npages <= BATCH_PAGES_MAX);
@@ -30,6 +32,7 @@ static void batch_check(const struct batch *b, const struct frame *f)
 	pages = 0;
 	for (uint32_t i = 0; i < b->nblocks; i++) {
 		FUZZ_HOLDS(b->blocks[i].pages > 0);
+		FUZZ_HOLDS((codec_find(b->blocks[i].codec)->feature & ~features) == 0);
 		FUZZ_HOLDS(b->blocks[i].offset == bytes);
 		pages += b->blocks[i].pages;
 		bytes += b->blocks[i].bytes;
@@ -67,7 +70,7 @@ static void batch_again(
 
 	FUZZ_HOLDS(batch_encode(1, b, pages, codec, &buffer, &stats) == 0);
 	FUZZ_HOLDS(frame_decode(buffer.data, buffer.data + FRAME_HEADER_BYTES, &f, NULL) == 0);
-	FUZZ_HOLDS(batch_decode(&f, b->page_bytes, &again, NULL) == 0);
+	FUZZ_HOLDS(batch_decode(&f, b->page_bytes, FEATURES_KNOWN, &again, NULL) == 0);
 	FUZZ_HOLDS(again.round == b->round && again.space == b->space);
 	FUZZ_HOLDS(again.nruns == b->nruns);
 	FUZZ_HOLDS(memcmp(again.runs, b->runs, b->nruns * sizeof(b->runs[0])) == 0);
@@ -81,6 +84,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	if (bytes < 3 || bytes - 3 > FRAME_PAYLOAD_MAX)
 		return 0;
 	uint32_t page_bytes = BATCH_PAGE_BYTES_MIN << data[0] % 5;
+	uint64_t features = FEATURES_KNOWN & ~(uint64_t)(data[0] >> 3);
 	size_t head_bytes = le16_get(data + 1);
 	data += 3;
 	bytes -= 3;
@@ -101,10 +105,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	};
 
 	struct tide_error err;
-	int r = batch_decode(&f, page_bytes, &batch, &err);
+	int r = batch_decode(&f, page_bytes, features, &batch, &err);
 	FUZZ_HOLDS(r == 0 || (r == err.code && err.text[0]));
 	if (r == 0) {
-		batch_check(&batch, &f);
+		batch_check(&batch, &f, features);
 		size_t total = (size_t)batch.npages * page_bytes;
 		uint8_t *pages = malloc(total), *back = malloc(total);
 		FUZZ_HOLDS(pages && back);

@@ -303,6 +303,11 @@ static void batch_corpus(void)
 	memcpy(input + input_bytes - 6, "\x00\xff\x03\x80\x00x", 6);
 	save("zstd-window");
 
+	/* 40 is pages of 4 KiB in a stream without LZ4. */
+	add_batch("tt", 1, &codec_lz4);
+	input[0] = 40;
+	save("codec-not-announced");
+
 	/* What LZ4 must refuse: a match before the start, a length beyond the end. */
 	add_batch("tt", 1, &codec_lz4);
 	memset(input + input_bytes - 8, 0xff, 8);
@@ -591,13 +596,16 @@ static void add_encoded(int r)
 	add(encoded.data, encoded.bytes);
 }
 
+static uint64_t stream_features = FEATURE_LZ4;
+
 static void add_stream_begin(void)
 {
-	static const struct stream_header header = {
+	struct stream_header header = {
 		.stream_id = {1, 2, 3},
 		.architecture = "x86_64",
 		.byte_order = "little",
 		.page_bytes = PAGE,
+		.features = stream_features,
 		.software = "corpus",
 		.host = "here",
 	};
@@ -751,6 +759,10 @@ static void session_corpus(void)
 	save_with_options(1, PREAMBLE_BYTES, "image");
 	add_stream_begin();
 	save_with_options(0, 0, "begin");
+	stream_features = FEATURE_ZSTD;
+	add_stream();
+	save_with_options(0, 0, "codec-not-announced");
+	stream_features = FEATURE_LZ4;
 }
 
 static void image_corpus(void)

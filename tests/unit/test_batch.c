@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "proto/batch.h"
+#include "proto/message.h"
 #include "proto/pages.pb-c.h"
 #include "tests/harness.h"
 
@@ -14,6 +15,7 @@ static struct frame frame;
 static struct batch_stats stats;
 static uint8_t *pages;
 static struct tide_error err;
+static uint64_t features; /* of the stream */
 
 static void setup(void)
 {
@@ -24,6 +26,7 @@ static void setup(void)
 	buffer = (struct frame_buffer){0};
 	stats = (struct batch_stats){0};
 	err = (struct tide_error){0};
+	features = FEATURES_KNOWN;
 	pages = calloc(BATCH_PAGES_MAX, BATCH_PAGE_BYTES_MAX);
 }
 
@@ -92,7 +95,7 @@ static void encode(const struct codec *codec)
 /* Decodes, and compares every page with what went in. */
 static void expect_same(void)
 {
-	CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, in.page_bytes, &out, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, in.page_bytes, FEATURES_KNOWN, &out, &err), 0);
 	CU_ASSERT_EQUAL(out.round, in.round);
 	CU_ASSERT_EQUAL(out.space, in.space);
 	CU_ASSERT_EQUAL(out.page_bytes, in.page_bytes);
@@ -209,7 +212,7 @@ static void test_a_single_byte_makes_a_page_not_zero(void)
 	for (size_t at = 0; at < PAGE; at++) {
 		pages[at] = 0x80;
 		encode(&codec_lz4);
-		CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, PAGE, &out, &err), 0);
+		CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, PAGE, FEATURES_KNOWN, &out, &err), 0);
 		expect_block(0, CODEC_LZ4, 1);
 		pages[at] = 0;
 	}
@@ -423,7 +426,7 @@ static int head_decode_packed(void)
 		.payload_bytes = h.payload_bytes,
 	};
 	err.text[0] = '\0';
-	int r = batch_decode(&frame, PAGE, &out, &err);
+	int r = batch_decode(&frame, PAGE, features, &out, &err);
 	free(copy);
 	return r;
 }
@@ -529,6 +532,34 @@ static void test_impossible_blocks_are_refused(void)
 	CU_ASSERT_EQUAL(head_decode(), 0);
 }
 
+static void test_codecs_that_the_stream_does_not_announce_are_refused(void)
+{
+	static const struct {
+		enum codec_id codec;
+		uint64_t feature;
+		const char *words;
+	} cases[] = {
+		{CODEC_LZ4, FEATURE_LZ4, "a lz4 block, in a stream without that feature"},
+		{CODEC_ZSTD, FEATURE_ZSTD, "a zstd block, in a stream without that feature"},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		for (int announced = 0; announced < 2; announced++) {
+			head_init();
+			h.codec[0] = cases[i].codec;
+			h.bytes[0] = h.payload_bytes = 100;
+			features = FEATURES_KNOWN & ~cases[i].feature;
+			if (announced)
+				features = cases[i].feature;
+			CU_ASSERT_EQUAL(head_decode(), announced ? 0 : -EBADMSG);
+			if (!announced)
+				SAYS(cases[i].words);
+		}
+	}
+	head_init();
+	features = 0;
+	CU_ASSERT_EQUAL(head_decode(), 0);
+}
+
 static void test_what_is_no_head_is_refused(void)
 {
 	head_init();
@@ -582,7 +613,7 @@ static void test_a_block_that_does_not_decompress_is_named(void)
 	fill_zero(pages + PAGE);
 	fill_text(pages + 2 * PAGE);
 	encode(&codec_lz4);
-	CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, PAGE, &out, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, PAGE, FEATURES_KNOWN, &out, &err), 0);
 	CU_ASSERT_EQUAL_FATAL(out.nblocks, 3);
 	memset(buffer.data + buffer.bytes - out.blocks[2].bytes, 0xff, out.blocks[2].bytes);
 	uint8_t *back = malloc(PAGE);
@@ -613,6 +644,7 @@ int main(int argc, char **argv)
 		TEST(test_lists_that_disagree_are_refused),
 		TEST(test_impossible_runs_are_refused),
 		TEST(test_impossible_blocks_are_refused),
+		TEST(test_codecs_that_the_stream_does_not_announce_are_refused),
 		TEST(test_what_is_no_head_is_refused),
 		TEST(test_fields_of_later_versions_are_passed_over),
 		TEST(test_a_head_of_many_fields_costs_no_memory),

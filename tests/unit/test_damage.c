@@ -365,7 +365,7 @@ static bool frame_has(uint64_t at, uint64_t place)
 	struct frame f;
 	CU_ASSERT_EQUAL_FATAL(
 		frame_decode(bytes + at, bytes + at + FRAME_HEADER_BYTES, &f, &err), 0);
-	CU_ASSERT_EQUAL_FATAL(batch_decode(&f, WORLD_PAGE, &b, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(batch_decode(&f, WORLD_PAGE, FEATURES_KNOWN, &b, &err), 0);
 	for (uint32_t i = 0; i < b.nruns; i++) {
 		if (place >= b.runs[i].start && place < b.runs[i].end)
 			return true;

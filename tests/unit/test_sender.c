@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include "proto/batch.h"
+#include "proto/message.h"
 #include "tests/harness.h"
 #include "transport/sender.h"
 
@@ -261,7 +262,7 @@ static void peer_take_pages(const struct frame *f)
 	static struct batch b;
 	static uint8_t pages[BATCH_PAGES_MAX * PAGE];
 	struct tide_error err;
-	CU_ASSERT_EQUAL_FATAL(batch_decode(f, PAGE, &b, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(batch_decode(f, PAGE, FEATURES_KNOWN, &b, &err), 0);
 	uint8_t *to = pages;
 	for (uint32_t i = 0; i < b.nblocks; i++) {
 		CU_ASSERT_EQUAL(batch_block_read(&b, i, f->payload, to, &err), 0);

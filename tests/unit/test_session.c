@@ -384,6 +384,16 @@ static void test_streams_that_cannot_be_stored_are_refused(void)
 	check_refused("features");
 }
 
+static void test_blocks_are_held_against_the_features_of_the_stream(void)
+{
+	struct frame_buffer b = {0};
+	world_send(&world, 1);
+	struct stream_header h = world.header;
+	h.features = FEATURE_ZSTD;
+	replace(0, stream_header_encode(&h, &b), &b);
+	check_refused("lz4 block, in a stream without that feature");
+}
+
 static void test_rounds_follow_each_other(void)
 {
 	struct frame_buffer b = {0};
@@ -764,6 +774,7 @@ int main(int argc, char **argv)
 		TEST(test_sinks_that_are_not_there_are_refused_by_name),
 		TEST(test_other_processes_are_refused),
 		TEST(test_streams_that_cannot_be_stored_are_refused),
+		TEST(test_blocks_are_held_against_the_features_of_the_stream),
 		TEST(test_rounds_follow_each_other),
 		TEST(test_nothing_but_the_state_follows_the_final_round),
 		TEST(test_frames_of_another_round_are_refused),

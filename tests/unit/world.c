@@ -54,6 +54,7 @@ void world_init(struct world *w, uint64_t seed)
 		.architecture = "x86_64",
 		.byte_order = "little",
 		.page_bytes = WORLD_PAGE,
+		.features = FEATURE_LZ4,
 		.created_realtime_ns = 1700000000000000000,
 		.software = "tests",
 		.host = "nowhere",

@@ -90,20 +90,25 @@ static int chunk_reserve(struct extents_chunk *c, unsigned len)
 	return 0;
 }
 
+/* The index of the first run that ends behind `at`. */
+static unsigned run_behind(const struct extents_chunk *c, unsigned at)
+{
+	unsigned lo = 0, hi = c->len;
+	while (lo < hi) {
+		unsigned mid = lo + (hi - lo) / 2;
+		if (run_end(&c->runs[mid]) <= at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 /* Puts `with` (NULL: nothing) in the place of [start, end) of the chunk. */
 static int chunk_replace(struct extents *e, struct extents_chunk *c, unsigned start, unsigned end,
 	const struct chunk_run *with, extents_gone_fn gone, void *arg)
 {
-	unsigned from = 0, hi = c->len;
-	while (from < hi) {
-		unsigned mid = from + (hi - from) / 2;
-		if (run_end(&c->runs[mid]) <= start)
-			from = mid + 1;
-		else
-			hi = mid;
-	}
-
-	unsigned to = from;
+	unsigned from = run_behind(c, start), to = from;
 	while (to < c->len && c->runs[to].start < end)
 		to++;
 
@@ -200,6 +205,24 @@ int extents_remove(
 		e->len -= i - kept;
 	}
 	return r;
+}
+
+bool extents_find(const struct extents *e, uint64_t page, struct extent *ret)
+{
+	uint64_t number = page / EXTENTS_CHUNK_PAGES;
+	size_t i = chunk_find(e, number);
+	if (i == e->len || e->chunks[i].number != number)
+		return false;
+	const struct extents_chunk *c = &e->chunks[i];
+	unsigned at = page % EXTENTS_CHUNK_PAGES, lo = run_behind(c, at);
+	if (lo == c->len || c->runs[lo].start > at)
+		return false;
+	const struct chunk_run *r = &c->runs[lo];
+	*ret = (struct extent){.page = page,
+		.pages = run_end(r) - at,
+		.frame = r->frame,
+		.first = r->first + (at - r->start)};
+	return true;
 }
 
 bool extents_next(const struct extents *e, struct extents_cursor *at, struct extent *ret)

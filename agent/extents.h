@@ -47,6 +47,9 @@ int extents_put(struct extents *e, struct extent x, extents_gone_fn gone, void *
 int extents_remove(
 	struct extents *e, uint64_t page, uint64_t pages, extents_gone_fn gone, void *arg);
 
+/* The run that has the page, from that page on. False where none has. */
+bool extents_find(const struct extents *e, uint64_t page, struct extent *ret);
+
 /* Walks the map in order: what continues the run before it (in place and in the frame) is one
  * extent with it, so equal maps give equal walks. All zero is the beginning. */
 struct extents_cursor {

@@ -212,6 +212,8 @@ static int take_stream(struct image *image, const struct frame *f, struct tide_e
 	int r = stream_header_decode(f, &image->header, err);
 	if (r < 0)
 		return r;
+	if (image->header.features & ~FEATURES_STORED)
+		return tide_bad(err, "an image of deltas, whose pages are not all in it");
 	if (image->header.page_bytes != s->page_bytes ||
 		memcmp(image->header.stream_id, s->stream_id, ID_BYTES) != 0)
 		return tide_bad(err, "the stream is not the one that the index is of");
@@ -676,7 +678,7 @@ static int block_get(struct image *image, struct cached *c, uint32_t block, uint
 	}
 	uint8_t *to = c->pages + (size_t)first * c->batch.page_bytes;
 	if (!c->decoded[block]) {
-		int r = batch_block_read(&c->batch, block, c->frame.payload, to, err);
+		int r = batch_block_read(&c->batch, block, c->frame.payload, NULL, to, err);
 		if (r < 0)
 			return r;
 		c->decoded[block] = true;

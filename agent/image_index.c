@@ -145,7 +145,7 @@ static size_t space_find(const struct image_index *x, space_id space)
 }
 
 /* NULL where nothing was ever held. */
-static struct extents *space_known(struct image_index *x, space_id space)
+static struct extents *space_known(const struct image_index *x, space_id space)
 {
 	size_t i = space_find(x, space);
 	return i < x->nspaces && x->spaces[i].space == space ? &x->spaces[i].map : NULL;
@@ -162,6 +162,20 @@ static struct extents *space_get(struct image_index *x, space_id space)
 	x->spaces[i] = (struct space_extents){.space = space};
 	x->nspaces++;
 	return &x->spaces[i].map;
+}
+
+bool image_index_find(
+	const struct image_index *x, space_id space, uint64_t at, struct index_extent *ret)
+{
+	const struct extents *map = space_known(x, space);
+	struct extent e;
+	if (!map || !extents_find(map, at / x->page_bytes, &e))
+		return false;
+	*ret = (struct index_extent){.place = at,
+		.frame_offset = x->slots[e.frame].offset,
+		.first = e.first,
+		.pages = e.pages};
+	return true;
 }
 
 static int put_pages(

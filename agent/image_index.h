@@ -27,6 +27,11 @@ int image_index_frame(struct image_index *x, uint64_t offset, const struct sink_
  * where there is none. */
 bool image_index_dead(struct image_index *x, uint64_t *ret);
 
+/* Where the newest copy of the page at `at` of a space lies: `pages` from there on lie in the frame
+ * one behind the other. False where it is not held. */
+bool image_index_find(
+	const struct image_index *x, space_id space, uint64_t at, struct index_extent *ret);
+
 uint64_t image_index_held_pages(const struct image_index *x);
 
 /* Bytes of the file, in order. What it returns below 0 ends the writing. */

@@ -225,7 +225,7 @@ static int decode_pages(struct verifier *v, const struct frame *f, struct tide_e
 	int r = batch_decode(f, v->page_bytes, v->features, &b, err);
 	uint8_t *to = v->pages;
 	for (uint32_t i = 0; r == 0 && i < b.nblocks; i++) {
-		r = batch_block_read(&b, i, f->payload, to, err);
+		r = batch_block_read(&b, i, f->payload, NULL, to, err);
 		to += (size_t)b.blocks[i].pages * b.page_bytes;
 	}
 	if (r == 0)

@@ -26,7 +26,8 @@ struct session {
 	uint64_t round_frames;
 	uint64_t round_hollow; /* frames whose pages are not known any more */
 
-	uint8_t *pages; /* BATCH_PAGES_MAX of them, decoded */
+	uint8_t *pages;  /* BATCH_PAGES_MAX of them, decoded */
+	uint8_t *former; /* BLOCK_PAGES_MAX of them, that a delta builds on */
 	bool has_trailer, has_index;
 	struct committed committed;
 	bool is_committed;
@@ -51,7 +52,7 @@ int session_new(const struct session_options *options, struct session **ret, str
 		return out_of_memory(err);
 	s->options = *options;
 	if (!s->options.features)
-		s->options.features = FEATURES_KNOWN;
+		s->options.features = options->from_file ? FEATURES_STORED : FEATURES_KNOWN;
 	s->phase = SESSION_OPEN;
 	*ret = s;
 	return 0;
@@ -65,6 +66,7 @@ void session_free(struct session *s)
 		s->sink->ops->close(s->sink);
 	address_space_release(&s->process);
 	free(s->pages);
+	free(s->former);
 	free(s);
 }
 
@@ -197,8 +199,12 @@ static int on_stream(struct session *s, const struct input *in, struct tide_erro
 		return tide_bad(
 			err, "a stream that builds on another one, which is not possible yet");
 
+	if (h->features & FEATURE_DELTA && !s->sink->ops->former)
+		return tide_bad(err, "a stream with deltas, to a place that keeps no pages");
+
 	s->pages = malloc((size_t)BATCH_PAGES_MAX * h->page_bytes);
-	if (!s->pages)
+	s->former = malloc((size_t)BLOCK_PAGES_MAX * h->page_bytes);
+	if (!s->pages || !s->former)
 		return out_of_memory(err);
 	s->has_header = true;
 	s->phase = SESSION_PROCESS;
@@ -271,6 +277,26 @@ static int on_drops(struct session *s, const struct input *in, struct tide_error
 	return give(s, in, &(struct sink_input){.drops = &m, .process = &s->process}, err);
 }
 
+/* What is held of the pages of a delta block, one behind the other; *ret NULL for other blocks. */
+static int former_of(struct session *s, const struct batch *b, uint32_t block, const uint8_t **ret,
+	struct tide_error *err)
+{
+	*ret = NULL;
+	if (b->blocks[block].codec != CODEC_DELTA)
+		return 0;
+	struct page_run runs[BLOCK_PAGES_MAX];
+	uint32_t n = batch_block_runs(b, block, runs);
+	uint8_t *to = s->former;
+	for (uint32_t i = 0; i < n; i++) {
+		int r = s->sink->ops->former(s->sink, PROCESS_ONLY, b->space, runs[i], to, err);
+		if (r < 0)
+			return r;
+		to += runs[i].end - runs[i].start;
+	}
+	*ret = s->former;
+	return 0;
+}
+
 /* The pages of a batch, one behind the other. Where they lie like that in the frame itself, because
  * none is compressed, they are not copied. */
 static int decode_pages(struct session *s, const struct batch *b, const struct frame *f,
@@ -282,7 +308,10 @@ static int decode_pages(struct session *s, const struct batch *b, const struct f
 	}
 	uint8_t *to = s->pages;
 	for (uint32_t i = 0; i < b->nblocks; i++) {
-		int r = batch_block_read(b, i, f->payload, to, err);
+		const uint8_t *former;
+		int r = former_of(s, b, i, &former, err);
+		if (r == 0)
+			r = batch_block_read(b, i, f->payload, former, to, err);
 		if (r < 0)
 			return r;
 		to += (size_t)b->blocks[i].pages * b->page_bytes;

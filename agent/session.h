@@ -39,7 +39,7 @@ struct session_options {
 	 * instead of by its COMMIT frame.
 	 */
 	bool from_file;
-	uint64_t features; /* that were agreed on; 0: FEATURES_KNOWN */
+	uint64_t features; /* that were agreed on; 0: FEATURES_KNOWN, of a file FEATURES_STORED */
 };
 
 enum session_phase {

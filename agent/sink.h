@@ -37,6 +37,13 @@ struct sink_ops {
 	/* Every frame from STREAM to COMMIT, in order; also HOLLOW ones where an image is read, and
 	 * those of types from 16 to 31 that nobody knows yet and that are not critical. */
 	int (*frame)(struct sink *s, const struct sink_input *in, struct tide_error *err);
+	/*
+	 * What it holds of the pages of `run` from earlier rounds, into `dst`. Comes before the
+	 * frame in which they are sent. -EBADMSG names a page that it does not hold. NULL where it
+	 * cannot say: then no stream with deltas is taken.
+	 */
+	int (*former)(struct sink *s, uint32_t process, space_id space, struct page_run run,
+		uint8_t *dst, struct tide_error *err);
 	/* All frames of the round were given, and the round has been acknowledged: time to tidy up
 	 * what the peer need not wait for. */
 	int (*round_end)(struct sink *s, uint64_t round, struct tide_error *err);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include "agent/former_pages.h"
 #include "agent/image_format.h"
 #include "agent/image_index.h"
 #include "agent/sink_image.h"
@@ -23,6 +24,8 @@ struct image_sink {
 	struct store_file file;
 	const struct page_secret *secret;
 	struct image_index *index;
+	struct former_pages *former;
+	struct frame_buffer again; /* a frame that is not stored as it came */
 
 	uint64_t end;     /* of what was written */
 	uint64_t started; /* up to here it is on its way to the disk */
@@ -120,14 +123,43 @@ static void hash_pages(struct image_sink *s, const struct batch *b, const uint8_
 	}
 }
 
+static bool has_delta(const struct batch *b)
+{
+	for (uint32_t i = 0; i < b->nblocks; i++) {
+		if (b->blocks[i].codec == CODEC_DELTA)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What an image says must not depend on pages that it does not hold any more, so deltas are not
+ * stored: the frame is made anew. Its pages are likely to be written again, and each is a block of
+ * its own, so that reading it back for the next delta costs one page.
+ */
+static int encode_again(struct image_sink *s, const struct sink_input *in, struct tide_error *err)
+{
+	static const struct batch_encoding how = {.codec = &codec_lz4, .block_pages = 1};
+	struct batch_stats stats = {0};
+	int r = batch_encode(in->frame->process, in->batch, in->pages, &how, &s->again, &stats);
+	return r < 0 ? fail(s, r, "encode pages for", err) : 0;
+}
+
 static int put_pages(struct image_sink *s, const struct sink_input *in, struct tide_error *err)
 {
 	const struct batch *b = in->batch;
+	const struct frame_buffer *stored = in->raw;
+	if (has_delta(b)) {
+		int r = encode_again(s, in, err);
+		if (r < 0)
+			return r;
+		stored = &s->again;
+	}
 	hash_pages(s, b, in->pages);
 	size_t hashes_bytes = hashes_encode(
 		in->frame->process, s->secret->id, s->page_hashes, b->npages, s->hashes);
 	struct iovec iov[2] = {
-		{.iov_base = in->raw->data, .iov_len = in->raw->bytes},
+		{.iov_base = stored->data, .iov_len = stored->bytes},
 		{.iov_base = s->hashes, .iov_len = hashes_bytes},
 	};
 	int r = write_all(s, iov, 2, err);
@@ -230,7 +262,21 @@ static int stream_begin(struct image_sink *s, const struct stream_header *h, str
 
 	uint8_t preamble[PREAMBLE_BYTES];
 	preamble_encode(preamble);
+	if (former_pages_new(h->page_bytes, &s->former) < 0)
+		return fail(s, -ENOMEM, "begin", err);
 	return append(s, preamble, sizeof(preamble), err);
+}
+
+/* Says what a reader of the image must know: not the deltas that came, but the codec of what is
+ * stored in their place. */
+static int put_stream(struct image_sink *s, const struct sink_input *in, struct tide_error *err)
+{
+	if (!(in->stream->features & FEATURE_DELTA))
+		return append(s, in->raw->data, in->raw->bytes, err);
+	struct stream_header h = *in->stream;
+	h.features = (h.features & ~(uint64_t)FEATURE_DELTA) | FEATURE_LZ4;
+	int r = stream_header_encode(&h, &s->again);
+	return r < 0 ? fail(s, r, "begin", err) : append(s, s->again.data, s->again.bytes, err);
 }
 
 static int image_sink_frame(struct sink *base, const struct sink_input *in, struct tide_error *err)
@@ -245,6 +291,8 @@ static int image_sink_frame(struct sink *base, const struct sink_input *in, stru
 	if (r < 0)
 		return r;
 
+	if (in->frame->type == FRAME_STREAM)
+		return put_stream(s, in, err);
 	if (in->frame->type == FRAME_PAGES)
 		return put_pages(s, in, err);
 	if (in->frame->type == FRAME_HOLLOW) {
@@ -254,6 +302,13 @@ static int image_sink_frame(struct sink *base, const struct sink_input *in, stru
 		return r;
 	}
 	return append(s, in->raw->data, in->raw->bytes, err);
+}
+
+static int image_sink_former(struct sink *base, uint32_t process, space_id space,
+	struct page_run run, uint8_t *dst, struct tide_error *err)
+{
+	struct image_sink *s = image_sink(base);
+	return former_pages_read(s->former, s->file.fd, s->index, space, run, dst, err);
 }
 
 static int image_sink_round_end(struct sink *base, uint64_t round, struct tide_error *err)
@@ -293,11 +348,14 @@ static void image_sink_close(struct sink *base)
 	struct image_sink *s = image_sink(base);
 	store_file_abandon(&s->file);
 	image_index_free(s->index);
+	former_pages_free(s->former);
+	frame_buffer_release(&s->again);
 	free(s);
 }
 
 static const struct sink_ops image_sink_ops = {
 	.frame = image_sink_frame,
+	.former = image_sink_former,
 	.round_end = image_sink_round_end,
 	.commit = image_sink_commit,
 	.close = image_sink_close,

@@ -119,8 +119,8 @@ static int encode(struct bench *b, const struct codec *codec, struct batch_stats
 	for (size_t i = 0; i < BATCHES; i++) {
 		b->batch.runs[0].start = i * BATCH_BYTES;
 		b->batch.runs[0].end = (i + 1) * BATCH_BYTES;
-		int r = batch_encode(
-			1, &b->batch, b->pages + i * BATCH_BYTES, codec, &b->frames[i], stats);
+		int r = batch_encode(1, &b->batch, b->pages + i * BATCH_BYTES,
+			&(struct batch_encoding){.codec = codec}, &b->frames[i], stats);
 		if (r < 0)
 			return r;
 	}
@@ -138,7 +138,7 @@ static int decode(struct bench *b)
 		if (r == 0)
 			r = batch_decode(&f, PAGE, FEATURES_KNOWN, &b->decoded, NULL);
 		for (uint32_t k = 0; r == 0 && k < b->decoded.nblocks; k++) {
-			r = batch_block_read(&b->decoded, k, f.payload, to, NULL);
+			r = batch_block_read(&b->decoded, k, f.payload, NULL, to, NULL);
 			to += (size_t)b->decoded.blocks[k].pages * PAGE;
 		}
 		if (r < 0)

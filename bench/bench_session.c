@@ -107,7 +107,9 @@ static void flush(struct bench *b)
 		return;
 	b->batch.round = b->round;
 	b->batch.page_bytes = PAGE;
-	feed(b, batch_encode(1, &b->batch, b->pages, codec_by_name("lz4"), &b->frame, &stats));
+	feed(b, batch_encode(1, &b->batch, b->pages,
+			&(struct batch_encoding){.codec = codec_by_name("lz4")}, &b->frame,
+			&stats));
 	b->round_pages += b->batch.npages;
 	b->round_frames++;
 	b->batch.nruns = b->batch.npages = 0;

@@ -45,6 +45,7 @@ struct sending {
 enum {
 	OPTION_BACKEND = 256,
 	OPTION_COMPRESS,
+	OPTION_DELTA_CACHE,
 	OPTION_FREEZE_TIMEOUT,
 	OPTION_INSECURE_NO_AUTH,
 	OPTION_KEY_FILE,
@@ -81,6 +82,10 @@ static const struct argp_option option_table[] = {
 	{"verify-writes", OPTION_VERIFY_WRITES, NULL, 0,
 		"Compare all of memory in the freeze, where devices write it unseen", 3},
 	{"compress", OPTION_COMPRESS, "CODEC", 0, "lz4 (default), zstd or none", 3},
+	{"delta-cache", OPTION_DELTA_CACHE, "SIZE", 0,
+		"Memory for pages that are written often, of which only what changed is sent "
+		"(default 64M; 0: off)",
+		3},
 	{"threads", OPTION_THREADS, "N", 0,
 		"Workers that read and compress (default: one a processor)", 3},
 	{"streams", OPTION_STREAMS, "N", 0,
@@ -136,6 +141,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		if (strcmp(arg, "none") != 0 && !codec_by_name(arg))
 			argp_error(state, "--compress takes lz4, zstd or none, not '%s'", arg);
 		o->send.codec = arg;
+		return 0;
+	case OPTION_DELTA_CACHE:
+		o->send.delta_cache_bytes = option_bytes(state, "--delta-cache", arg);
+		o->send.no_delta = o->send.delta_cache_bytes == 0;
 		return 0;
 	case OPTION_THREADS:
 		o->send.threads = (unsigned)option_count(state, "--threads", arg, 1, 256);
@@ -276,9 +285,15 @@ enum {
 	SUM_WIRE,
 	SUM_STORED,
 	SUM_RATIO,
-	SUM_ZERO,
 	SUM_RAW,
-	SUM_COMPRESSED,
+	SUM_ZERO,
+	SUM_LZ4,
+	SUM_ZSTD,
+	SUM_DELTA,
+	SUM_ZERO_SAVED,
+	SUM_LZ4_SAVED,
+	SUM_ZSTD_SAVED,
+	SUM_DELTA_SAVED,
 	SUM_UNCHANGED,
 	SUM_BACKEND,
 };
@@ -296,9 +311,15 @@ static const struct column summary_columns[] = {
 	[SUM_WIRE] = {"wire_bytes", NULL, CELL_BYTES, 0},
 	[SUM_STORED] = {"stored_bytes", NULL, CELL_BYTES, 0},
 	[SUM_RATIO] = {"ratio", NULL, CELL_RATIO, 0},
-	[SUM_ZERO] = {"zero_pages", NULL, CELL_COUNT, 0},
 	[SUM_RAW] = {"raw_pages", NULL, CELL_COUNT, 0},
-	[SUM_COMPRESSED] = {"compressed_pages", NULL, CELL_COUNT, 0},
+	[SUM_ZERO] = {"zero_pages", NULL, CELL_COUNT, 0},
+	[SUM_LZ4] = {"lz4_pages", NULL, CELL_COUNT, 0},
+	[SUM_ZSTD] = {"zstd_pages", NULL, CELL_COUNT, 0},
+	[SUM_DELTA] = {"delta_pages", NULL, CELL_COUNT, 0},
+	[SUM_ZERO_SAVED] = {"zero_saved_bytes", NULL, CELL_BYTES, 0},
+	[SUM_LZ4_SAVED] = {"lz4_saved_bytes", NULL, CELL_BYTES, 0},
+	[SUM_ZSTD_SAVED] = {"zstd_saved_bytes", NULL, CELL_BYTES, 0},
+	[SUM_DELTA_SAVED] = {"delta_saved_bytes", NULL, CELL_BYTES, 0},
 	[SUM_UNCHANGED] = {"unchanged_pages", NULL, CELL_COUNT, 0},
 	[SUM_BACKEND] = {"backend", NULL, CELL_TEXT, 0},
 };
@@ -327,13 +348,41 @@ static void print_summary_json(struct sending *s, const struct tide_send_result 
 	if (r->stored_bytes)
 		table_number(t, SUM_STORED, r->stored_bytes);
 	table_real(t, SUM_RATIO, ratio_of(r));
-	table_number(t, SUM_ZERO, r->zero_pages);
-	table_number(t, SUM_RAW, r->raw_pages);
-	table_number(t, SUM_COMPRESSED, r->compressed_pages);
+	table_number(t, SUM_RAW, r->raw.pages);
+	table_number(t, SUM_ZERO, r->zero.pages);
+	table_number(t, SUM_LZ4, r->lz4.pages);
+	table_number(t, SUM_ZSTD, r->zstd.pages);
+	table_number(t, SUM_DELTA, r->delta.pages);
+	table_number(t, SUM_ZERO_SAVED, r->zero.saved_bytes);
+	table_number(t, SUM_LZ4_SAVED, r->lz4.saved_bytes);
+	table_number(t, SUM_ZSTD_SAVED, r->zstd.saved_bytes);
+	table_number(t, SUM_DELTA_SAVED, r->delta.saved_bytes);
 	table_number(t, SUM_UNCHANGED, r->unchanged_pages);
 	table_text(t, SUM_BACKEND, s->options.source.backend);
 	table_row(t);
 	table_free(t);
+}
+
+/* "sent as: 20 zero (saved 80.0 KiB), 300 lz4 (saved 800 KiB), 5 raw" */
+static void print_forms(FILE *out, const struct tide_send_result *r)
+{
+	const struct {
+		const char *name;
+		const struct tide_send_form *form;
+	} forms[] = {{"zero", &r->zero}, {"delta", &r->delta}, {"zstd", &r->zstd}, {"lz4", &r->lz4},
+		{"raw", &r->raw}};
+	const char *between = "sent as: ";
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+		const struct tide_send_form *form = forms[i].form;
+		char saved[UNITS_TEXT];
+		if (form->pages == 0)
+			continue;
+		fprintf(out, "%s%" PRIu64 " %s", between, form->pages, forms[i].name);
+		if (form->saved_bytes)
+			fprintf(out, " (saved %s)", units_format_bytes(saved, form->saved_bytes));
+		between = ", ";
+	}
+	fputs("\n", out);
 }
 
 static void print_summary(struct sending *s, const struct tide_send_result *r)
@@ -360,10 +409,7 @@ static void print_summary(struct sending *s, const struct tide_send_result *r)
 		"holds %" PRIu64 " pages (%s); sent %" PRIu64
 		" pages (%s), %s on the wire, ratio %.2f\n",
 		r->held_pages, held, r->pages_sent, sent, wire, ratio_of(r));
-	fprintf(s->out,
-		"of the pages sent %" PRIu64 " were zero, %" PRIu64 " compressed, %" PRIu64
-		" raw\n",
-		r->zero_pages, r->compressed_pages, r->raw_pages);
+	print_forms(s->out, r);
 	if (r->unchanged_pages)
 		fprintf(s->out,
 			"%" PRIu64 " pages were read again and not sent, as they were unchanged\n",

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/error.h"
 #include "proto/batch.h"
+#include "proto/codec_delta.h"
 #include "proto/pages.pb-c.h"
 
 /*
@@ -86,38 +87,112 @@ static bool page_is_zero(const uint8_t *page, size_t bytes)
 	       memcmp(page, page + sizeof(first), bytes - sizeof(first)) == 0;
 }
 
-/* Encodes pages of one kind that follow each other. Returns the end of what it wrote at `dst`. */
-static uint8_t *lists_add_block(struct head_lists *l, const uint8_t *src, uint32_t pages, bool zero,
-	uint32_t page_bytes, const struct codec *codec, uint8_t *dst, struct batch_stats *stats)
+/* What kind of block a page goes into. */
+enum page_kind {
+	PAGE_ZERO,
+	PAGE_CHANGED, /* little of it changed */
+	PAGE_OTHER,
+};
+
+static enum page_kind page_kind(const uint8_t *page, const uint8_t *former, uint32_t page_bytes)
 {
-	size_t raw_bytes = (size_t)pages * page_bytes;
-	enum codec_id id = CODEC_ZERO;
-	size_t bytes = 0;
+	if (page_is_zero(page, page_bytes))
+		return PAGE_ZERO;
+	return former && delta_is_likely(page, former, page_bytes) ? PAGE_CHANGED : PAGE_OTHER;
+}
 
-	if (!zero && codec && codec->compress) {
-		id = codec->id;
-		bytes = codec->compress(src, raw_bytes, dst, raw_bytes - raw_bytes / 16);
-	}
-	if (!zero && bytes == 0) {
-		id = CODEC_RAW;
-		bytes = raw_bytes;
-		memcpy(dst, src, raw_bytes);
-	}
+/* Pages of one kind that follow each other, in the making. */
+struct block {
+	enum page_kind kind;
+	uint32_t pages;
+	const uint8_t *src;
+	size_t raw_bytes;
+	const uint8_t *const *former; /* PAGE_CHANGED: of each */
+	uint8_t *scratch;             /* PAGE_CHANGED: twice raw_bytes */
+	enum codec_id id;             /* what it became */
+	size_t bytes;
+};
 
-	l->block_codec[l->nblocks] = id;
-	l->block_pages[l->nblocks] = pages;
-	l->block_bytes[l->nblocks++] = (uint32_t)bytes;
-	if (zero)
-		stats->pages_zero += pages;
-	else if (id == CODEC_RAW)
-		stats->pages_raw += pages;
-	else
-		stats->pages_compressed += pages;
-	return dst + bytes;
+/* Worth it is what saves a sixteenth: decompressing has its price too. */
+static size_t bytes_worth(size_t raw_bytes)
+{
+	return raw_bytes - raw_bytes / 16;
+}
+
+static void block_compress(struct block *b, const struct codec *codec, uint8_t *dst)
+{
+	if (codec && codec->compress) {
+		b->id = codec->id;
+		b->bytes = codec->compress(b->src, b->raw_bytes, dst, bytes_worth(b->raw_bytes));
+	}
+	if (b->bytes)
+		return;
+	b->id = CODEC_RAW;
+	b->bytes = b->raw_bytes;
+	memcpy(dst, b->src, b->raw_bytes);
+}
+
+/* The part of its pages up to which a delta is small: 128 bytes a page of 4 KiB. */
+#define DELTA_SMALL 32
+
+/* As a delta, where nothing else is smaller. A delta that is small enough is not beaten by much:
+ * then nothing else is tried. */
+static void block_compress_changed(struct block *b, const struct codec *codec, uint8_t *dst)
+{
+	size_t page_bytes = b->raw_bytes / b->pages;
+	uint8_t *difference = b->scratch, *delta = b->scratch + b->raw_bytes;
+	for (uint32_t i = 0; i < b->pages; i++)
+		delta_xor(b->src + i * page_bytes, b->former[i], difference + i * page_bytes,
+			page_bytes);
+	size_t bytes =
+		delta_encode(b->src, difference, b->raw_bytes, delta, bytes_worth(b->raw_bytes));
+	if (bytes == 0 || bytes > b->raw_bytes / DELTA_SMALL)
+		block_compress(b, codec, dst);
+	if (bytes == 0 || (b->bytes && b->bytes <= bytes))
+		return;
+	b->id = CODEC_DELTA;
+	b->bytes = bytes;
+	memcpy(dst, delta, bytes);
+}
+
+/* Returns the end of what it wrote at `dst`: at most raw_bytes. */
+static uint8_t *block_encode(struct block *b, const struct codec *codec, uint8_t *dst)
+{
+	switch (b->kind) {
+	case PAGE_ZERO:
+		b->id = CODEC_ZERO;
+		break;
+	case PAGE_CHANGED:
+		block_compress_changed(b, codec, dst);
+		break;
+	case PAGE_OTHER:
+		block_compress(b, codec, dst);
+		break;
+	}
+	return dst + b->bytes;
+}
+
+static void lists_add_block(struct head_lists *l, const struct block *b, struct batch_stats *stats)
+{
+	l->block_codec[l->nblocks] = b->id;
+	l->block_pages[l->nblocks] = b->pages;
+	l->block_bytes[l->nblocks++] = (uint32_t)b->bytes;
+	stats->form[b->id].pages += b->pages;
+	stats->form[b->id].bytes += b->bytes;
+}
+
+void batch_stats_add(struct batch_stats *to, const struct batch_stats *stats)
+{
+	for (size_t i = 0; i < CODEC_COUNT; i++) {
+		to->form[i].pages += stats->form[i].pages;
+		to->form[i].bytes += stats->form[i].bytes;
+	}
+	to->bytes_in += stats->bytes_in;
+	to->bytes_out += stats->bytes_out;
 }
 
 int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
-	const struct codec *codec, struct frame_buffer *ret, struct batch_stats *stats)
+	const struct batch_encoding *how, struct frame_buffer *ret, struct batch_stats *stats)
 {
 	struct head_lists l;
 	l.nruns = l.nblocks = l.npages = 0;
@@ -131,28 +206,40 @@ int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
 	if (l.npages > batch_pages_fit(b->page_bytes, &frame_limits_max))
 		return -EMSGSIZE;
 
-	bool zero[BATCH_PAGES_MAX];
-	size_t nonzero = 0;
+	enum page_kind kind[BATCH_PAGES_MAX];
+	size_t nonzero = 0, changed = 0;
 	for (size_t i = 0; i < l.npages; i++) {
-		zero[i] = page_is_zero(pages + i * b->page_bytes, b->page_bytes);
-		nonzero += !zero[i];
+		kind[i] = page_kind(pages + i * b->page_bytes, how->former ? how->former[i] : NULL,
+			b->page_bytes);
+		nonzero += kind[i] != PAGE_ZERO;
+		changed += kind[i] == PAGE_CHANGED;
 	}
 
 	/* The payload is made in its place, behind room for the longest head; the head is put right
 	 * before it afterwards. No block is longer than its pages. */
 	size_t room = FRAME_HEADER_BYTES + HEAD_BYTES(l.nruns, l.npages);
-	r = frame_buffer_reserve(ret, room + nonzero * b->page_bytes);
+	size_t block_pages = how->block_pages ? how->block_pages : BLOCK_PAGES_MAX;
+	size_t in_scratch = changed < block_pages ? changed : block_pages;
+	r = frame_buffer_reserve(ret, room + (nonzero + 2 * in_scratch) * b->page_bytes);
 	if (r < 0)
 		return r;
 
 	struct batch_stats added = {.bytes_in = (uint64_t)l.npages * b->page_bytes};
 	uint8_t *payload = ret->storage + room, *end = payload;
 	for (size_t i = 0, next; i < l.npages; i = next) {
-		for (next = i + 1; next < l.npages && zero[next] == zero[i]; next++)
-			if (!zero[i] && next - i == BLOCK_PAGES_MAX)
+		for (next = i + 1; next < l.npages && kind[next] == kind[i]; next++)
+			if (kind[i] != PAGE_ZERO && next - i == block_pages)
 				break;
-		end = lists_add_block(&l, pages + i * b->page_bytes, (uint32_t)(next - i), zero[i],
-			b->page_bytes, codec, end, &added);
+		struct block block = {
+			.kind = kind[i],
+			.pages = (uint32_t)(next - i),
+			.src = pages + i * b->page_bytes,
+			.raw_bytes = (next - i) * b->page_bytes,
+			.former = how->former ? how->former + i : NULL,
+			.scratch = payload + nonzero * b->page_bytes,
+		};
+		end = block_encode(&block, how->codec, end);
+		lists_add_block(&l, &block, &added);
 	}
 
 	Tidemark__Pages m = TIDEMARK__PAGES__INIT;
@@ -183,11 +270,8 @@ int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
 	ret->bytes = (size_t)(end - ret->data);
 	frame_header_encode(&frame, ret->data);
 
-	stats->pages_raw += added.pages_raw;
-	stats->pages_zero += added.pages_zero;
-	stats->pages_compressed += added.pages_compressed;
-	stats->bytes_in += added.bytes_in;
-	stats->bytes_out += ret->bytes;
+	added.bytes_out = ret->bytes;
+	batch_stats_add(stats, &added);
 	return 0;
 }
 
@@ -371,24 +455,57 @@ static uint64_t batch_place(const struct batch *b, uint32_t page)
 	return run->start + bytes;
 }
 
-int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload, uint8_t *dst,
-	struct tide_error *err)
+/* The number of the first page of a block. */
+static uint32_t block_first(const struct batch *b, uint32_t index)
+{
+	uint32_t first = 0;
+	for (uint32_t i = 0; i < index; i++)
+		first += b->blocks[i].pages;
+	return first;
+}
+
+uint32_t batch_block_runs(const struct batch *b, uint32_t index, struct page_run *ret)
+{
+	assert(index < b->nblocks);
+	uint64_t skip = (uint64_t)block_first(b, index) * b->page_bytes;
+	uint64_t left = (uint64_t)b->blocks[index].pages * b->page_bytes;
+	uint32_t n = 0;
+	for (uint32_t i = 0; left; i++) {
+		struct page_run run = b->runs[i];
+		uint64_t bytes = run.end - run.start;
+		if (skip >= bytes) {
+			skip -= bytes;
+			continue;
+		}
+		run.start += skip;
+		skip = 0;
+		if (run.end - run.start > left)
+			run.end = run.start + left;
+		left -= run.end - run.start;
+		ret[n++] = run;
+	}
+	return n;
+}
+
+int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload,
+	const uint8_t *former, uint8_t *dst, struct tide_error *err)
 {
 	assert(index < b->nblocks);
 	const struct batch_block *block = &b->blocks[index];
 	const struct codec *codec = codec_find(block->codec);
-	int r = codec->decompress(
-		payload + block->offset, block->bytes, dst, (size_t)block->pages * b->page_bytes);
+	const uint8_t *src = payload + block->offset;
+	size_t bytes = (size_t)block->pages * b->page_bytes;
+	int r = block->codec == CODEC_DELTA && former
+			? delta_decode(src, block->bytes, former, dst, bytes)
+			: codec->decompress(src, block->bytes, dst, bytes);
 	if (r == 0)
 		return 0;
-	if (r != -EBADMSG)
+	if (r == -ENOMEM)
 		return tide_fail(err, r, "decompress pages");
 
-	uint32_t first = 0;
-	for (uint32_t i = 0; i < index; i++)
-		first += b->blocks[i].pages;
 	return tide_bad(err,
-		"the %s block of %" PRIu32 " pages from 0x%" PRIx64 " on (space %" PRIu64
-		") does not decompress",
-		codec->name, block->pages, batch_place(b, first), b->space);
+		"the %s block of %" PRIu32 " pages from 0x%" PRIx64 " on (space %" PRIu64 ") %s",
+		codec->name, block->pages, batch_place(b, block_first(b, index)), b->space,
+		r == -ESTALE ? "is a change of other pages than those that are held"
+			     : "does not decompress");
 }

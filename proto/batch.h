@@ -48,38 +48,60 @@ struct batch {
 	struct batch_block blocks[BATCH_PAGES_MAX];
 };
 
-/* How many pages went in which form, for the summary. */
+/* How many pages went in which form, and what became of their bytes, for the summary. */
 struct batch_stats {
-	uint64_t pages_raw, pages_zero, pages_compressed;
-	uint64_t bytes_in;  /* of the pages */
-	uint64_t bytes_out; /* of the frames, headers and heads included */
+	struct {
+		uint64_t pages;
+		uint64_t bytes; /* of the blocks */
+	} form[CODEC_COUNT];    /* by codec */
+	uint64_t bytes_in;      /* of the pages */
+	uint64_t bytes_out;     /* of the frames, headers and heads included */
 };
+
+void batch_stats_add(struct batch_stats *to, const struct batch_stats *stats);
 
 /* How many pages of this size always fit into one frame within `limits`: at most BATCH_PAGES_MAX, 0
  * where not even one does. */
 uint32_t batch_pages_fit(uint32_t page_bytes, const struct frame_limits *limits);
 
+/* How pages are to be encoded. All zero: nothing is compressed, zero pages are still found. */
+struct batch_encoding {
+	const struct codec *codec; /* NULL: none */
+	/*
+	 * What the receiver holds of each page (NULL: not known), in the order of the runs; NULL
+	 * where it knows no deltas. A page goes as its difference where that is smaller.
+	 */
+	const uint8_t *const *former;
+	uint32_t block_pages; /* at most so many in a block; 0: BLOCK_PAGES_MAX */
+};
+
 /*
  * Encodes the pages at `pages` (page_bytes each, in the order of the runs) into one frame in `ret`,
  * keeping its storage where that is large enough. Blocks of zero pages, compressible ones and the
- * rest are told apart; what does not shrink by a sixteenth goes raw. `codec` NULL: no compression
- * (zero pages are still found). Only round, space, page_bytes, runs and nruns of `b` are read; runs
- * may touch. `stats` is added to. Thread-safe. 0; -ENOMEM; -EINVAL for runs that are empty,
- * unaligned, out of order or more than BATCH_PAGES_MAX, of pages or of runs; -EMSGSIZE for more
- * pages than batch_pages_fit() says for frame_limits_max. On failure `ret` is empty and keeps its
- * storage.
+ * rest are told apart; what does not shrink by a sixteenth goes raw. Only round, space, page_bytes,
+ * runs and nruns of `b` are read; runs may touch. `stats` is added to. Thread-safe. 0; -ENOMEM;
+ * -EINVAL for runs that are empty, unaligned, out of order or more than BATCH_PAGES_MAX, of pages
+ * or of runs; -EMSGSIZE for more pages than batch_pages_fit() says for frame_limits_max. On failure
+ * `ret` is empty and keeps its storage.
  */
 int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
-	const struct codec *codec, struct frame_buffer *ret, struct batch_stats *stats);
+	const struct batch_encoding *how, struct frame_buffer *ret, struct batch_stats *stats);
 
 /* Decodes and checks the head of a PAGES frame against its payload. -EBADMSG; `ret` is undefined
  * then. `page_bytes` and `features` are what STREAM said, checked before. */
 int batch_decode(const struct frame *f, uint32_t page_bytes, uint64_t features, struct batch *ret,
 	struct tide_error *err);
 
-/* Decompresses block `index` of the frame's payload into `dst` (pages * page_bytes). -EBADMSG names
- * the codec and the first page; -ENOMEM. `dst` is undefined then. */
-int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload, uint8_t *dst,
-	struct tide_error *err);
+/*
+ * Decompresses block `index` of the frame's payload into `dst` (pages * page_bytes). `former` is
+ * what is held of its pages, back to back; only delta blocks want it, which are refused where it is
+ * NULL. -EBADMSG names the codec and the first page; -ENOMEM. `dst` is undefined then.
+ */
+int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload,
+	const uint8_t *former, uint8_t *dst, struct tide_error *err);
+
+/* The runs of the pages of block `index`, at most as many as it has pages, into `ret`. Returns how
+ * many there are. */
+uint32_t batch_block_runs(const struct batch *b, uint32_t index, struct page_run *ret);
 
 #endif

@@ -2,11 +2,12 @@
 #include <string.h>
 #include "proto/codec.h"
 
-static const struct codec *const all[] = {
+static const struct codec *const all[CODEC_COUNT] = {
 	[CODEC_RAW] = &codec_raw,
 	[CODEC_ZERO] = &codec_zero,
 	[CODEC_LZ4] = &codec_lz4,
 	[CODEC_ZSTD] = &codec_zstd,
+	[CODEC_DELTA] = &codec_delta,
 };
 
 /* Zero pages are found whatever is chosen. */

@@ -9,10 +9,13 @@
 /* The numbers travel: never change or reuse one. */
 enum codec_id {
 	CODEC_RAW = 0,
-	CODEC_ZERO = 1, /* no bytes: all pages of the block are zero */
-	CODEC_LZ4 = 2,  /* one LZ4 block, as lz4's block format has it */
-	CODEC_ZSTD = 3, /* one zstd frame without its magic number, content size and checksum */
+	CODEC_ZERO = 1,  /* no bytes: all pages of the block are zero */
+	CODEC_LZ4 = 2,   /* one LZ4 block, as lz4's block format has it */
+	CODEC_ZSTD = 3,  /* one zstd frame without its magic number, content size and checksum */
+	CODEC_DELTA = 4, /* what changed since the receiver got the pages: proto/codec_delta.h */
 };
+
+#define CODEC_COUNT 5
 
 /* A stateless compressor of blocks of pages. Both functions are called by several threads at once.
  */
@@ -37,6 +40,6 @@ const struct codec *codec_by_name(const char *name);
 extern const struct codec *const codecs[];
 
 /* What the table holds, one file each; go through the functions above. */
-extern const struct codec codec_raw, codec_zero, codec_lz4, codec_zstd;
+extern const struct codec codec_raw, codec_zero, codec_lz4, codec_zstd, codec_delta;
 
 #endif

@@ -60,9 +60,12 @@
 enum message_feature {
 	FEATURE_LZ4 = 1 << 0,
 	FEATURE_ZSTD = 1 << 1,
+	FEATURE_DELTA = 1 << 2,
 	FEATURE_STREAMS = 1 << 3, /* JOIN; says nothing of the stream itself */
 };
-#define FEATURES_KNOWN ((uint64_t)(FEATURE_LZ4 | FEATURE_ZSTD | FEATURE_STREAMS))
+#define FEATURES_KNOWN (FEATURES_STORED | FEATURE_DELTA | FEATURE_STREAMS)
+/* Those of streams that say all by themselves: of recorded ones and of images. */
+#define FEATURES_STORED ((uint64_t)(FEATURE_LZ4 | FEATURE_ZSTD))
 
 /* The numbers travel. */
 enum sink_kind {

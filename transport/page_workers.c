@@ -55,11 +55,7 @@ static void sums_add(struct page_sums *to, const struct page_sums *more)
 	to->unchanged_pages += more->unchanged_pages;
 	to->rewritten_pages += more->rewritten_pages;
 	to->look_ns += more->look_ns;
-	to->stats.pages_raw += more->stats.pages_raw;
-	to->stats.pages_zero += more->stats.pages_zero;
-	to->stats.pages_compressed += more->stats.pages_compressed;
-	to->stats.bytes_in += more->stats.bytes_in;
-	to->stats.bytes_out += more->stats.bytes_out;
+	batch_stats_add(&to->stats, &more->stats);
 }
 
 static void account(struct page_workers *w, const struct page_sums *more)
@@ -136,6 +132,40 @@ static struct connection *pick_connection(struct worker *k)
 	return best ? best : o->conns[0];
 }
 
+/* What the receiver holds of the pages of the batch; NULL for one of which that is not known. */
+static void take_former(struct delta_cache *deltas, const struct batch *b, const uint8_t **ret)
+{
+	for (uint32_t i = 0; i < b->nruns; i++) {
+		for (uint64_t at = b->runs[i].start; at < b->runs[i].end; at += b->page_bytes)
+			*ret++ = delta_cache_take(deltas, b->space, at);
+	}
+}
+
+static void keep_sent(struct delta_cache *deltas, const struct batch *b, const uint8_t *pages)
+{
+	for (uint32_t i = 0; i < b->nruns; i++) {
+		for (uint64_t at = b->runs[i].start; at < b->runs[i].end; at += b->page_bytes) {
+			delta_cache_keep(deltas, b->space, at, pages);
+			pages += b->page_bytes;
+		}
+	}
+}
+
+static int encode_pages(struct worker *k, struct frame_buffer *ret, struct batch_stats *stats)
+{
+	const struct page_workers_options *o = &k->w->options;
+	const uint8_t *former[BATCH_PAGES_MAX];
+	struct batch_encoding how = {.codec = o->codec};
+	if (o->deltas) {
+		take_former(o->deltas, k->batch, former);
+		how.former = former;
+	}
+	int r = batch_encode(PROCESS_NUMBER, k->batch, k->pages, &how, ret, stats);
+	if (r == 0 && o->deltas)
+		keep_sent(o->deltas, k->batch, k->pages);
+	return r;
+}
+
 /* Encodes and queues the pages of batch->runs. */
 static int send_pages(
 	struct worker *k, const struct job *job, uint64_t bytes, struct tide_error *err)
@@ -149,7 +179,7 @@ static int send_pages(
 	struct page_sums sums = {.pages = bytes / o->page_bytes, .frames = 1};
 	struct connection *conn = pick_connection(k);
 	connection_buffer_get(conn, &frame);
-	int r = batch_encode(PROCESS_NUMBER, k->batch, k->pages, o->codec, &frame, &sums.stats);
+	int r = encode_pages(k, &frame, &sums.stats);
 	if (r < 0) {
 		frame_buffer_release(&frame);
 		return tide_fail(err, r, "encode pages");
@@ -173,8 +203,8 @@ static int send_changed(struct worker *k, const struct job *job, const struct pa
  * A read ended after the first `bytes` of the spans. Passes over what is left of the span where
  * that was, which the source keeps in mind; returns how many spans are dealt with.
  */
-static size_t skip_rest(
-	struct page_hashes *hashes, const struct page_span *spans, size_t n, uint64_t bytes)
+static size_t skip_rest(const struct page_workers_options *o, const struct page_span *spans,
+	size_t n, uint64_t bytes)
 {
 	size_t done = 0;
 	while (done < n && bytes >= spans[done].bytes)
@@ -185,7 +215,9 @@ static size_t skip_rest(
 	rest.at += bytes;
 	rest.address += bytes;
 	rest.bytes -= bytes;
-	page_hashes_skip(hashes, &rest);
+	page_hashes_skip(o->hashes, &rest);
+	if (o->deltas)
+		delta_cache_skip(o->deltas, &rest);
 	return done + 1;
 }
 
@@ -207,7 +239,7 @@ static int do_job(struct worker *k, struct job *job, struct tide_error *err)
 			r = send_changed(k, job, spans, got, err);
 		if (r < 0)
 			return r;
-		size_t done = skip_rest(o->hashes, spans, n, got);
+		size_t done = skip_rest(o, spans, n, got);
 		spans += done;
 		n -= done;
 		job->looked_at_ns = clock_now_ns();

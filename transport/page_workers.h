@@ -4,7 +4,7 @@
  * one of them. They wait for room in the connection, and for nothing else.
  *
  * One thread, the driver, calls begin, queue, wait, in this order, for each round; while it is
- * between a begin and its wait, the page source and the hashes are theirs.
+ * between a begin and its wait, the page source, the hashes and the deltas are theirs.
  */
 #ifndef TRANSPORT_PAGE_WORKERS_H
 #define TRANSPORT_PAGE_WORKERS_H
@@ -14,6 +14,7 @@
 #include "proto/batch.h"
 #include "proto/page_source.h"
 #include "transport/connection.h"
+#include "transport/delta_cache.h"
 #include "transport/page_hashes.h"
 
 /* Today a session is about one process. */
@@ -25,6 +26,7 @@ struct page_workers;
 struct page_workers_options {
 	struct page_source *source;
 	struct page_hashes *hashes;
+	struct delta_cache *deltas;      /* NULL: pages travel whole */
 	struct connection *const *conns; /* pages go by any of them */
 	unsigned nconns;                 /* at least 1 */
 	const struct codec *codec;       /* NULL: none */

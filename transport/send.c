@@ -16,6 +16,7 @@
 #define FREEZE_TIMEOUT_NS (1 * NS_PER_S)
 #define MAX_ROUNDS 30
 #define STREAMS_MAX 64
+#define DELTA_CACHE_BYTES ((uint64_t)64 << 20)
 
 struct tide_send {
 	uv_loop_t *loop;
@@ -89,6 +90,15 @@ static void on_round(void *arg, const struct sender_round *r)
 	s->callbacks.round(s->arg, &round);
 }
 
+static struct tide_send_form form_of(const struct sender_result *r, enum codec_id codec)
+{
+	uint64_t pages = r->stats.form[codec].pages;
+	return (struct tide_send_form){
+		.pages = pages,
+		.saved_bytes = pages * r->page_bytes - r->stats.form[codec].bytes,
+	};
+}
+
 static void on_done(void *arg, const struct sender_result *r, const struct tide_error *err)
 {
 	struct tide_send *s = arg;
@@ -101,9 +111,11 @@ static void on_done(void *arg, const struct sender_result *r, const struct tide_
 		.total_ns = r->total_ns,
 		.downtime_ns = r->downtime_ns,
 		.pages_sent = r->pages_sent,
-		.zero_pages = r->stats.pages_zero,
-		.raw_pages = r->stats.pages_raw,
-		.compressed_pages = r->stats.pages_compressed,
+		.raw = form_of(r, CODEC_RAW),
+		.zero = form_of(r, CODEC_ZERO),
+		.lz4 = form_of(r, CODEC_LZ4),
+		.zstd = form_of(r, CODEC_ZSTD),
+		.delta = form_of(r, CODEC_DELTA),
 		.unchanged_pages = r->unchanged_pages,
 		.held_pages = r->held_pages,
 		.page_bytes = r->page_bytes,
@@ -136,14 +148,6 @@ static void connect_next(struct tide_send *s)
 		give_up(s, &err);
 }
 
-/* A peer that does not know the codec gets the next best, or the pages as they are. */
-static const struct codec *codec_for(const struct codec *codec, uint64_t features)
-{
-	if (codec && codec->feature & ~features)
-		codec = &codec_lz4;
-	return codec && codec->feature & ~features ? NULL : codec;
-}
-
 static void on_handshake(void *arg, struct connection *conn, const struct handshake_result *result,
 	const struct tide_error *err)
 {
@@ -153,8 +157,7 @@ static void on_handshake(void *arg, struct connection *conn, const struct handsh
 		give_up(s, err);
 		return;
 	}
-	s->sender_options.codec = codec_for(s->sender_options.codec, result->agreement.features);
-	s->sender_options.limits = result->agreement.limits;
+	sender_options_agree(&s->sender_options, &result->agreement);
 	/* Nor gets more than one connection who does not know what to make of them. */
 	if (!(result->agreement.features & FEATURE_STREAMS))
 		s->streams = 1;
@@ -238,8 +241,12 @@ static int take_options(
 		.freeze_timeout_ns =
 			o->freeze_timeout_ns ? o->freeze_timeout_ns : FREEZE_TIMEOUT_NS,
 		.after = modes[o->after],
+		.delta_cache_bytes =
+			o->delta_cache_bytes ? o->delta_cache_bytes : DELTA_CACHE_BYTES,
 		.limits = frame_limits_max,
 	};
+	if (o->no_delta)
+		s->sender_options.delta_cache_bytes = 0;
 	if (!s->sender_options.codec && strcmp(codec, "none") != 0)
 		return tide_fail_kind(
 			err, TIDE_ERROR_USAGE, -EINVAL, "no codec is called '%s'", codec);
@@ -273,6 +280,8 @@ static int begin(struct tide_send *s, const struct tide_address *address, struct
 		r = open_connection(s, stream, err);
 	if (r < 0)
 		return r;
+	/* Whoever reads a recording holds no pages. */
+	s->sender_options.delta_cache_bytes = 0;
 	static const struct sender_callbacks callbacks = {.round = on_round, .done = on_done};
 	unsigned n = s->nconns;
 	s->nconns = 0; /* the sender's */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/error.h"
+#include "transport/delta_cache.h"
 #include "transport/handshake.h"
 #include "transport/page_hashes.h"
 #include "transport/page_workers.h"
@@ -35,6 +36,7 @@ struct sender {
 
 	/* Of the driver between rounds, of the workers in one: each page is in one job. */
 	struct page_hashes *hashes;
+	struct delta_cache *deltas; /* NULL: none are sent */
 
 	pthread_t driver;
 	struct page_workers *workers; /* the driver's, to its end; `lock` is taken inside its own */
@@ -164,6 +166,8 @@ static int send_round(struct sender *s, uint64_t number, bool final, const struc
 	pthread_mutex_unlock(&s->lock);
 
 	page_hashes_begin(s->hashes, c);
+	if (s->deltas)
+		delta_cache_begin(s->deltas, c, final);
 	struct round_header head = {.number = number, .final = final};
 	int r = SEND(s, round_header_encode(PROCESS_NUMBER, &head, &out), err);
 	if (r == 0)
@@ -314,6 +318,8 @@ static int begin_stream(struct sender *s, struct tide_error *err)
 	head.page_bytes = (uint32_t)s->page_bytes;
 	if (s->options.codec)
 		head.features |= s->options.codec->feature;
+	if (s->deltas)
+		head.features |= FEATURE_DELTA;
 	if (uname(&u) == 0)
 		snprintf(head.host, sizeof(head.host), "%.64s", u.nodename);
 	if (getrandom(head.stream_id, sizeof(head.stream_id), 0) != sizeof(head.stream_id))
@@ -353,6 +359,8 @@ static int send_rounds(struct sender *s, uint64_t *ret_next, struct tide_error *
 		struct convergence_verdict verdict;
 		uint64_t pending;
 		page_hashes_settle(s->hashes, true);
+		if (s->deltas)
+			delta_cache_settle(s->deltas, true);
 		r = s->source->ops->settle(s->source, true, err);
 		if (r == 0)
 			r = s->source->ops->pending(s->source, &pending, err);
@@ -666,12 +674,20 @@ void sender_free(struct sender *s)
 	page_workers_free(s->workers);
 	free(s->conns);
 	page_hashes_free(s->hashes);
+	delta_cache_free(s->deltas);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->changed);
 	free(s);
 }
 
 /* For this session alone: what an earlier one sent may have ended anywhere. */
+static int make_deltas(struct sender *s)
+{
+	struct delta_cache_options o = {
+		.page_bytes = s->page_bytes, .bytes_max = s->options.delta_cache_bytes};
+	return o.bytes_max ? delta_cache_new(&o, &s->deltas) : 0;
+}
+
 static int make_hashes(struct sender *s)
 {
 	struct page_hashes_options o = {
@@ -701,6 +717,7 @@ static int start_workers(struct sender *s)
 			.hashes = s->hashes,
 			.conns = s->conns,
 			.nconns = s->nconns,
+			.deltas = s->deltas,
 			.codec = s->options.codec,
 			.limits = s->options.limits,
 			.page_bytes = s->page_bytes,
@@ -720,6 +737,19 @@ static int start_driver(struct sender *s)
 	int r = -pthread_create(&s->driver, NULL, drive, s);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return r;
+}
+
+void sender_options_agree(struct sender_options *options, const struct agreement *agreement)
+{
+	const struct codec *codec = options->codec;
+	if (codec && codec->feature & ~agreement->features)
+		codec = &codec_lz4;
+	if (codec && codec->feature & ~agreement->features)
+		codec = NULL;
+	options->codec = codec;
+	if (!(agreement->features & FEATURE_DELTA))
+		options->delta_cache_bytes = 0;
+	options->limits = agreement->limits;
 }
 
 static void on_wake_closed_early(uv_handle_t *handle)
@@ -750,6 +780,8 @@ int sender_start(uv_loop_t *loop, struct connection *const *conns, unsigned ncon
 		pthread_mutex_init(&s->lock, NULL);
 		pthread_cond_init(&s->changed, NULL);
 		r = s->conns ? make_hashes(s) : -ENOMEM;
+		if (r == 0)
+			r = make_deltas(s);
 	}
 	if (r == 0)
 		memcpy(s->conns, conns, nconns * sizeof(*conns));

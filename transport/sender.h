@@ -33,8 +33,13 @@ struct sender_options {
 	enum thaw_mode after;       /* once everything is held at the other end */
 	uint64_t hash_bytes_max;    /* for hashes of pages that need not travel again; 0: 256 MiB,
 				       which is enough for 60 GiB of doubtful and shared memory */
+	uint64_t delta_cache_bytes; /* for pages whose changes alone travel; 0: none do. The peer
+				       must know FEATURE_DELTA. */
 	bool compare_all; /* written pages do not travel either where they hold what they held */
 };
+
+/* Leaves out what the peer does not know: a codec gives way to LZ4, or to none. */
+void sender_options_agree(struct sender_options *options, const struct agreement *agreement);
 
 struct sender_round {
 	struct round_record record;

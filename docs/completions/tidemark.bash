@@ -41,7 +41,7 @@ _tidemark() {
 			2>/dev/null | sed 's/ .*//')" -- "${cur^^}")
 		return
 		;;
-	--interval | --count | --mappings | --listen | --max-downtime | --max-rounds | --freeze-timeout | --timeout | --streams | --threads | --name)
+	--interval | --count | --mappings | --listen | --max-downtime | --max-rounds | --freeze-timeout | --timeout | --streams | --threads | --delta-cache | --name)
 		return
 		;;
 	esac

@@ -70,6 +70,9 @@ struct tide_send_options {
 	uint64_t timeout_ns;        /* a peer that is silent for this long is dead; 0: 30 s */
 	const char *key_file;       /* that a TCP agent wants; NULL: found by itself on loopback */
 	int insecure_no_auth;       /* send to an agent that asks for no key */
+	uint64_t delta_cache_bytes; /* memory for pages that are written often, of which only what
+				       changed is sent to an agent; 0: 64 MiB */
+	int no_delta;               /* keep none, send pages whole */
 };
 
 /* A round that the other end has acknowledged. */
@@ -88,15 +91,21 @@ struct tide_send_round {
 	char why[384]; /* why it went on, or did not; and what is to be known of it */
 };
 
+/* Pages that went in one form. */
+struct tide_send_form {
+	uint64_t pages;
+	uint64_t saved_bytes; /* of those that the pages have */
+};
+
 struct tide_send_result {
 	uint8_t id[16]; /* of the image */
 	uint64_t rounds;
 	uint64_t total_ns;
 	uint64_t downtime_ns; /* from the first thread's stop to the last one's release */
 	uint64_t pages_sent;
-	uint64_t zero_pages, raw_pages, compressed_pages; /* of those */
-	uint64_t unchanged_pages;                         /* read and not sent, over all rounds */
-	uint64_t held_pages;                              /* of the process in the end */
+	struct tide_send_form raw, zero, lz4, zstd, delta; /* the forms of those */
+	uint64_t unchanged_pages;                          /* read and not sent, over all rounds */
+	uint64_t held_pages;                               /* of the process in the end */
 	uint64_t page_bytes;
 	uint64_t wire_bytes;
 	uint64_t stored_bytes; /* as the agent says; 0 for a recording */

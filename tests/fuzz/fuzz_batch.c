@@ -40,20 +40,22 @@ static void batch_check(const struct batch *b, const struct frame *f, uint64_t f
 	FUZZ_HOLDS(pages == b->npages && bytes == f->payload_bytes);
 }
 
-/* Reads all blocks into `dst`. False where one does not decompress. */
+/* Reads all blocks into `dst`, deltas as those of zero pages. False where one does not decompress.
+ */
 static bool batch_read(const struct batch *b, const struct frame *f, uint8_t *dst)
 {
 	struct tide_error err;
 	for (uint32_t i = 0; i < b->nblocks; i++) {
 		size_t bytes = (size_t)b->blocks[i].pages * b->page_bytes;
 		/* Aside, so that a sanitizer sees a byte beyond. */
-		uint8_t *block = malloc(bytes);
-		FUZZ_HOLDS(block);
-		int r = batch_block_read(b, i, f->payload, block, &err);
+		uint8_t *block = malloc(bytes), *former = calloc(1, bytes);
+		FUZZ_HOLDS(block && former);
+		int r = batch_block_read(b, i, f->payload, former, block, &err);
 		FUZZ_HOLDS(r == 0 || (r == err.code && err.text[0]));
 		if (r == 0)
 			memcpy(dst, block, bytes);
 		free(block);
+		free(former);
 		if (r < 0)
 			return false;
 		dst += bytes;
@@ -68,7 +70,8 @@ static void batch_again(
 	struct batch_stats stats = {0};
 	struct frame f;
 
-	FUZZ_HOLDS(batch_encode(1, b, pages, codec, &buffer, &stats) == 0);
+	FUZZ_HOLDS(batch_encode(1, b, pages, &(struct batch_encoding){.codec = codec}, &buffer,
+			   &stats) == 0);
 	FUZZ_HOLDS(frame_decode(buffer.data, buffer.data + FRAME_HEADER_BYTES, &f, NULL) == 0);
 	FUZZ_HOLDS(batch_decode(&f, b->page_bytes, FEATURES_KNOWN, &again, NULL) == 0);
 	FUZZ_HOLDS(again.round == b->round && again.space == b->space);

@@ -10,6 +10,7 @@
  */
 #include "agent/image_index.h"
 #include "agent/session.h"
+#include "base/error.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/mend.h"
 
@@ -19,18 +20,39 @@ static struct {
 	struct sink base;
 	struct image_index *index;
 	uint64_t at;
+	uint32_t page_bytes;
 	uint64_t rounds;
 	uint64_t sum; /* of all bytes of all pages: they can be read */
-	bool is_committed, is_closed;
+	bool from_file, is_committed, is_closed;
 } keeper;
 
 static int keeper_frame(struct sink *s, const struct sink_input *in, struct tide_error *err)
 {
 	FUZZ_HOLDS(!keeper.is_committed);
+	if (in->stream)
+		keeper.page_bytes = in->stream->page_bytes;
+	/* What comes from a file holds all of its pages. */
+	for (uint32_t i = 0; in->batch && i < in->batch->nblocks; i++)
+		FUZZ_HOLDS(in->batch->blocks[i].codec != CODEC_DELTA || !keeper.from_file);
 	FUZZ_HOLDS((in->frame->type == FRAME_PAGES) == (in->batch != NULL));
 	for (size_t i = 0; in->batch && i < (size_t)in->batch->npages * in->batch->page_bytes; i++)
 		keeper.sum += in->pages[i];
 	return image_index_frame(keeper.index, keeper.at, in, err);
+}
+
+/* All that is held is zero to a delta; whether it is held, the index knows. */
+static int keeper_former(struct sink *s, uint32_t process, space_id space, struct page_run run,
+	uint8_t *dst, struct tide_error *err)
+{
+	FUZZ_HOLDS(process == 1 && run.start < run.end);
+	memset(dst, 0, run.end - run.start);
+	for (struct index_extent e; run.start < run.end;
+		run.start += (uint64_t)e.pages * keeper.page_bytes) {
+		if (!image_index_find(keeper.index, space, run.start, &e))
+			return tide_bad(err, "a page that is not held");
+		FUZZ_HOLDS(e.pages > 0 && e.place == run.start && e.frame_offset < keeper.at);
+	}
+	return 0;
 }
 
 static int keeper_round_end(struct sink *s, uint64_t round, struct tide_error *err)
@@ -56,6 +78,7 @@ static void keeper_close(struct sink *s)
 
 static const struct sink_ops keeper_ops = {
 	.frame = keeper_frame,
+	.former = keeper_former,
 	.round_end = keeper_round_end,
 	.commit = keeper_commit,
 	.close = keeper_close,
@@ -126,6 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	keeper.base.ops = &keeper_ops;
 	preamble_encode(preamble);
 	FUZZ_HOLDS(image_index_new(preamble, &keeper.index) == 0);
+	keeper.from_file = data[0] & FROM_FILE;
 	struct session_options options = {.reply = reply, .from_file = data[0] & FROM_FILE};
 	FUZZ_HOLDS(session_new(&options, &s, &err) == 0);
 	FUZZ_HOLDS(session_open_sink(s, &keeper.base, &err) == 0);

@@ -228,6 +228,9 @@ static void add_batch_parts(
 	add(payload, n);
 }
 
+/* What is known at the other end; nothing mostly. */
+static const uint8_t *former[BATCH_PAGES_MAX];
+
 /* `kinds`: a letter a page: z zero, t text, r random. A blank: a gap before the next. */
 static void add_batch(const char *kinds, uint64_t first_page, const struct codec *codec)
 {
@@ -250,12 +253,23 @@ static void add_batch(const char *kinds, uint64_t first_page, const struct codec
 		to += PAGE;
 		b->runs[b->nruns++] = (struct page_run){at, at + PAGE};
 	}
-	if (batch_encode(1, b, pages, codec, &buffer, &stats) < 0 ||
+	if (batch_encode(1, b, pages, &(struct batch_encoding){.codec = codec, .former = former},
+		    &buffer, &stats) < 0 ||
 		frame_decode(buffer.data, buffer.data + FRAME_HEADER_BYTES, &f, NULL) < 0)
 		abort();
 	add_batch_parts(0, f.head, f.head_bytes, f.payload, f.payload_bytes);
 	frame_buffer_release(&buffer);
 	free(b);
+}
+
+/* Every second page is known to be zero at the other end. */
+static void add_delta_batch(const char *kinds)
+{
+	static const uint8_t zero[PAGE];
+	for (size_t i = 0; i < BATCH_PAGES_MAX; i++)
+		former[i] = i % 4 < 2 ? zero : NULL;
+	add_batch(kinds, 16, NULL);
+	memset(former, 0, sizeof(former));
 }
 
 static const Tidemark__Pages no_pages = TIDEMARK__PAGES__INIT;
@@ -302,6 +316,13 @@ static void batch_corpus(void)
 	add_batch_head(&m, 6);
 	memcpy(input + input_bytes - 6, "\x00\xff\x03\x80\x00x", 6);
 	save("zstd-window");
+
+	/* What changed since it was zero. */
+	add_delta_batch("tttt r tt");
+	save("delta");
+	add_delta_batch("tt");
+	input[input_bytes - 9] ^= 1;
+	save("delta-damaged");
 
 	/* 40 is pages of 4 KiB in a stream without LZ4. */
 	add_batch("tt", 1, &codec_lz4);
@@ -597,6 +618,7 @@ static void add_encoded(int r)
 }
 
 static uint64_t stream_features = FEATURE_LZ4;
+static bool stream_deltas; /* of pages that were zero, whatever they were */
 
 static void add_stream_begin(void)
 {
@@ -647,6 +669,12 @@ static void add_stream_drop(uint64_t round, uint64_t page, uint64_t n)
 	add_encoded(drops_encode(1, &m, &at, &encoded));
 }
 
+static void fill_speck(uint8_t *page)
+{
+	memset(page, 0, PAGE);
+	memcpy(page + 100, "some text", 9);
+}
+
 /* Pages [page, page + n) of the space, every other one zero. */
 static void add_stream_pages(uint64_t round, space_id space, uint64_t page, uint32_t n)
 {
@@ -657,10 +685,15 @@ static void add_stream_pages(uint64_t round, space_id space, uint64_t page, uint
 		.nruns = 1,
 		.runs = {{start, start + (uint64_t)n * PAGE}}};
 	struct batch_stats stats = {0};
+	static const uint8_t zero[PAGE];
 	memset(pages, 0, sizeof(pages));
 	for (uint32_t i = 0; i < n; i += 2)
-		fill_text(pages + (size_t)i * PAGE);
-	add_encoded(batch_encode(1, &b, pages, codec_by_name("lz4"), &encoded, &stats));
+		fill_speck(pages + (size_t)i * PAGE);
+	for (uint32_t i = 0; i < n; i++)
+		former[i] = stream_deltas && round && i < 4 ? zero : NULL;
+	add_encoded(batch_encode(1, &b, pages,
+		&(struct batch_encoding){.codec = codec_by_name("lz4"), .former = former}, &encoded,
+		&stats));
 }
 
 static void add_stream_end(uint64_t rounds, uint64_t held_pages)
@@ -759,6 +792,13 @@ static void session_corpus(void)
 	save_with_options(1, PREAMBLE_BYTES, "image");
 	add_stream_begin();
 	save_with_options(0, 0, "begin");
+	stream_features = FEATURE_LZ4 | FEATURE_DELTA;
+	stream_deltas = true;
+	add_stream();
+	save_with_options(0, 0, "delta");
+	add_stream();
+	save_with_options(1, 0, "delta-recorded");
+	stream_deltas = false;
 	stream_features = FEATURE_ZSTD;
 	add_stream();
 	save_with_options(0, 0, "codec-not-announced");

@@ -158,6 +158,60 @@ static void test_a_recorded_stream_gives_the_same_image(void)
 	finish_unharmed(writer);
 }
 
+/* How many pages went as what changed in them, by the summary of a send with --json. */
+static long delta_pages(const struct child *send)
+{
+	const char *at = strstr(send->text, "\"delta_pages\": ");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(at);
+	return strtol(at + strlen("\"delta_pages\": "), NULL, 10);
+}
+
+/* Rounds of a process that counts, in more pages than the cache has room for and in fewer; then its
+ * image, byte by byte. */
+static void test_changes_of_pages_give_the_same_image(void)
+{
+	static const char *const caches[] = {"64M", "6M", "0"};
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
+	struct child *counters = child_start(fixture_workload("counters"), "24", "50", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(counters, "ready"));
+	for (size_t i = 0; i < sizeof(caches) / sizeof(caches[0]); i++) {
+		struct oracle_result result;
+		char image[512];
+		struct child *send = child_run(0, fixture_tidemark(), "send",
+			text_of(counters->pid), agent.address, "--name", caches[i], "--json",
+			"--max-downtime", "1ns", "--max-rounds", "6", "--delta-cache", caches[i],
+			"--leave-stopped", "--freeze-timeout", "60s", NULL);
+		CU_ASSERT_EQUAL_FATAL(send->status, 0);
+		wait_until_stopped(counters->pid);
+		printf("--delta-cache %s: %ld pages as their changes\n", caches[i],
+			delta_pages(send));
+		CU_ASSERT_EQUAL(delta_pages(send) > 0, strcmp(caches[i], "0") != 0);
+
+		CU_ASSERT_EQUAL(oracle_compare(agent.store, caches[i], counters->pid, &result), 0);
+		CU_ASSERT_EQUAL(result.different_pages, 0);
+		CU_ASSERT_TRUE(result.compared_pages > 24 * 256);
+		snprintf(image, sizeof(image), "%s/%s", agent.store, caches[i]);
+		child_run(0, fixture_tidemark(), "verify", image, NULL);
+		child_signal(counters, SIGCONT);
+	}
+	finish_unharmed(counters);
+}
+
+/* Nobody who reads it later has the pages. */
+static void test_a_recording_holds_no_changes_alone(void)
+{
+	struct child *counters = child_start(fixture_workload("counters"), "8", "50", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(counters, "ready"));
+	struct child *send = child_run(0, fixture_tidemark(), "send", text_of(counters->pid),
+		fixture_path("recorded"), "--json", "--max-downtime", "1ns", "--delta-cache", "64M",
+		NULL);
+	CU_ASSERT_EQUAL_FATAL(send->status, 0);
+	CU_ASSERT_EQUAL(delta_pages(send), 0);
+	child_run(0, fixture_tidemark(), "apply", fixture_path("recorded"), "--store",
+		fixture_path("applied"), "--name", "it", NULL);
+	finish_unharmed(counters);
+}
+
 /* tidemark send PID - | tidemark apply - */
 static void test_a_stream_goes_through_a_pipe(void)
 {
@@ -294,6 +348,8 @@ static const struct test tests[] = {
 	TEST(test_what_goes_on_is_unharmed),
 	TEST(test_a_killed_process_is_gone_when_its_image_is_there),
 	TEST(test_a_recorded_stream_gives_the_same_image),
+	TEST(test_changes_of_pages_give_the_same_image),
+	TEST(test_a_recording_holds_no_changes_alone),
 	TEST(test_a_stream_goes_through_a_pipe),
 	TEST(test_a_changed_page_is_found_by_compare),
 	TEST(test_the_program_behind_tcp_is_the_same),

@@ -16,6 +16,7 @@ static struct batch_stats stats;
 static uint8_t *pages;
 static struct tide_error err;
 static uint64_t features; /* of the stream */
+static uint8_t *before;   /* what pages held at the other end */
 
 static void setup(void)
 {
@@ -34,6 +35,8 @@ static void teardown(void)
 {
 	frame_buffer_release(&buffer);
 	free(pages);
+	free(before);
+	before = NULL;
 }
 
 #define SAYS(words) CU_ASSERT_PTR_NOT_NULL(strstr(err.text, words))
@@ -86,7 +89,9 @@ static void add_run(uint64_t first_page, uint64_t n)
 
 static void encode(const struct codec *codec)
 {
-	CU_ASSERT_EQUAL_FATAL(batch_encode(9, &in, pages, codec, &buffer, &stats), 0);
+	CU_ASSERT_EQUAL_FATAL(batch_encode(9, &in, pages, &(struct batch_encoding){.codec = codec},
+				      &buffer, &stats),
+		0);
 	CU_ASSERT_EQUAL_FATAL(
 		frame_decode(buffer.data, buffer.data + FRAME_HEADER_BYTES, &frame, &err), 0);
 	CU_ASSERT_EQUAL(FRAME_HEADER_BYTES + frame.head_bytes + frame.payload_bytes, buffer.bytes);
@@ -106,7 +111,7 @@ static void expect_same(void)
 		size_t bytes = (size_t)out.blocks[i].pages * in.page_bytes;
 		uint8_t *back = malloc(bytes);
 		memset(back, 0x55, bytes);
-		CU_ASSERT_EQUAL(batch_block_read(&out, i, frame.payload, back, &err), 0);
+		CU_ASSERT_EQUAL(batch_block_read(&out, i, frame.payload, NULL, back, &err), 0);
 		CU_ASSERT(memcmp(back, at, bytes) == 0);
 		free(back);
 		at += bytes;
@@ -130,7 +135,7 @@ static void test_zero_pages_take_no_bytes(void)
 	CU_ASSERT_EQUAL(out.nblocks, 1);
 	expect_block(0, CODEC_ZERO, 256);
 	CU_ASSERT_EQUAL(frame.payload_bytes, 0);
-	CU_ASSERT_EQUAL(stats.pages_zero, 256);
+	CU_ASSERT_EQUAL(stats.form[CODEC_ZERO].pages, 256);
 	CU_ASSERT_EQUAL(stats.bytes_in, 256 * PAGE);
 	CU_ASSERT_EQUAL(stats.bytes_out, buffer.bytes);
 	CU_ASSERT(buffer.bytes < 64);
@@ -153,9 +158,9 @@ static void test_each_kind_of_page_gets_its_form(void)
 	expect_block(2, CODEC_ZERO, 3);
 	expect_block(3, CODEC_RAW, 16);
 	expect_block(4, CODEC_RAW, 3);
-	CU_ASSERT_EQUAL(stats.pages_compressed, 20);
-	CU_ASSERT_EQUAL(stats.pages_zero, 3);
-	CU_ASSERT_EQUAL(stats.pages_raw, 19);
+	CU_ASSERT_EQUAL(stats.form[CODEC_LZ4].pages, 20);
+	CU_ASSERT_EQUAL(stats.form[CODEC_ZERO].pages, 3);
+	CU_ASSERT_EQUAL(stats.form[CODEC_RAW].pages, 19);
 	CU_ASSERT_EQUAL(frame.type, FRAME_PAGES);
 	CU_ASSERT_EQUAL(frame.flags, FRAME_CRITICAL);
 	CU_ASSERT_EQUAL(frame.process, 9);
@@ -357,8 +362,9 @@ static void test_what_makes_no_sense_is_not_encoded(void)
 		in.page_bytes = cases[i].page_bytes;
 		in.nruns = cases[i].nruns;
 		memcpy(in.runs, cases[i].runs, sizeof(cases[i].runs));
-		CU_ASSERT_EQUAL(
-			batch_encode(1, &in, pages, NULL, &buffer, &stats), cases[i].expected);
+		CU_ASSERT_EQUAL(batch_encode(1, &in, pages, &(struct batch_encoding){.codec = NULL},
+					&buffer, &stats),
+			cases[i].expected);
 		CU_ASSERT_EQUAL(buffer.bytes, 0);
 	}
 	CU_ASSERT_EQUAL(stats.bytes_in, 0);
@@ -380,6 +386,154 @@ static void test_as_many_pages_fit_as_the_limits_let(void)
 		add_run((uint64_t)i << 44, 1);
 	encode(NULL);
 	CU_ASSERT(frame.head_bytes <= small.head_bytes);
+}
+
+/* --- what changed ------------------------------------------------------------------------- */
+
+static const uint8_t *former[BATCH_PAGES_MAX];
+
+/* All pages but these are known at the other end, as they are now; then words of each change. */
+static void change(uint32_t npages, unsigned words, uint32_t unknown)
+{
+	before = realloc(before, (size_t)npages * PAGE);
+	memcpy(before, pages, (size_t)npages * PAGE);
+	for (uint32_t i = 0; i < npages; i++) {
+		former[i] = i == unknown ? NULL : before + (size_t)i * PAGE;
+		for (unsigned k = 0; k < words; k++)
+			pages[(size_t)i * PAGE + random_next() % PAGE] ^= 1 + random_next() % 255;
+	}
+}
+
+static void encode_changed(const struct codec *codec, uint32_t block_pages)
+{
+	struct batch_encoding how = {.codec = codec, .former = former, .block_pages = block_pages};
+	CU_ASSERT_EQUAL_FATAL(batch_encode(9, &in, pages, &how, &buffer, &stats), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		frame_decode(buffer.data, buffer.data + FRAME_HEADER_BYTES, &frame, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, PAGE, FEATURES_KNOWN, &out, &err), 0);
+}
+
+/* Every block comes back, from the former pages or without them. */
+static void expect_changed(void)
+{
+	uint32_t first = 0;
+	for (uint32_t i = 0; i < out.nblocks; first += out.blocks[i++].pages) {
+		size_t bytes = (size_t)out.blocks[i].pages * PAGE, at = (size_t)first * PAGE;
+		uint8_t *back = malloc(bytes), *base = malloc(bytes);
+		memcpy(base, before + at, bytes);
+		CU_ASSERT_EQUAL(batch_block_read(&out, i, frame.payload, base, back, &err), 0);
+		CU_ASSERT(memcmp(back, pages + at, bytes) == 0);
+		free(back);
+		free(base);
+	}
+	CU_ASSERT_EQUAL(first, out.npages);
+}
+
+static void test_what_changed_a_little_goes_as_its_change(void)
+{
+	add_run(3, 20);
+	for (unsigned i = 0; i < 20; i++)
+		(i % 2 ? fill_text : fill_random)(pages + i * PAGE);
+	fill_zero(pages + 18 * PAGE);
+	change(20, 4, 10);
+	fill_zero(pages + 19 * PAGE);
+	encode_changed(&codec_lz4, 0);
+	expect_changed();
+	expect_block(0, CODEC_DELTA, 10);
+	expect_block(1, CODEC_RAW, 1);
+	expect_block(2, CODEC_DELTA, 8);
+	expect_block(3, CODEC_ZERO, 1);
+	CU_ASSERT_EQUAL(stats.form[CODEC_DELTA].pages, 18);
+	CU_ASSERT_EQUAL(stats.form[CODEC_RAW].pages, 1);
+	CU_ASSERT_EQUAL(stats.form[CODEC_RAW].bytes, PAGE);
+	CU_ASSERT_EQUAL(stats.form[CODEC_ZERO].pages, 1);
+	/* About 60 bytes a page. */
+	CU_ASSERT(stats.form[CODEC_DELTA].bytes < 18 * 80);
+	CU_ASSERT_EQUAL(stats.form[CODEC_DELTA].bytes + PAGE, frame.payload_bytes);
+}
+
+static void test_a_block_is_not_larger_than_without_deltas(void)
+{
+	static void (*const fill[])(uint8_t *) = {fill_zero, fill_random, fill_text, fill_speck};
+	for (unsigned round = 0; round < 200; round++) {
+		in.nruns = 0;
+		add_run(100, 16);
+		for (unsigned i = 0; i < 16; i++)
+			fill[round % 4](pages + i * PAGE);
+		/* From nothing to everything. */
+		change(16, round * round / 8, UINT32_MAX);
+		for (const struct codec *const *c = codecs; *c; c++) {
+			encode(*c);
+			uint32_t whole = frame.payload_bytes;
+			encode_changed(*c, 0);
+			expect_changed();
+			/* Where a delta is small, nothing else is tried. */
+			CU_ASSERT(frame.payload_bytes <= whole + 16 * PAGE / 32);
+		}
+	}
+}
+
+static void test_what_changed_altogether_is_not_tried(void)
+{
+	add_run(3, 16);
+	for (unsigned i = 0; i < 16; i++)
+		fill_random(pages + i * PAGE);
+	change(16, 0, UINT32_MAX);
+	for (unsigned i = 0; i < 16; i++)
+		fill_text(pages + i * PAGE);
+	encode_changed(&codec_lz4, 0);
+	expect_block(0, CODEC_LZ4, 16);
+	expect_changed();
+	/* Nothing was set aside for it. */
+	CU_ASSERT(buffer.cap < 17 * PAGE);
+}
+
+static void test_a_wrong_base_is_named(void)
+{
+	uint8_t *back = malloc(2 * PAGE), *base = malloc(2 * PAGE);
+	add_run(2, 1);
+	add_run(16, 3);
+	for (unsigned i = 0; i < 4; i++)
+		fill_random(pages + i * PAGE);
+	change(4, 3, UINT32_MAX);
+	former[2] = former[3] = NULL;
+	encode_changed(NULL, 0);
+	expect_block(0, CODEC_DELTA, 2);
+	for (size_t at = 0; at < 2 * PAGE; at += 97) {
+		memcpy(base, before, 2 * PAGE);
+		base[at] ^= 0x10;
+		CU_ASSERT_EQUAL(
+			batch_block_read(&out, 0, frame.payload, base, back, &err), -EBADMSG);
+		SAYS("the delta block of 2 pages from 0x2000 on (space 5) is a change of other "
+		     "pages");
+	}
+	CU_ASSERT_EQUAL(batch_block_read(&out, 0, frame.payload, NULL, back, &err), -EBADMSG);
+
+	struct page_run runs[2];
+	CU_ASSERT_EQUAL(batch_block_runs(&out, 0, runs), 2);
+	CU_ASSERT_EQUAL(runs[0].start, 2 * PAGE);
+	CU_ASSERT_EQUAL(runs[0].end, 3 * PAGE);
+	CU_ASSERT_EQUAL(runs[1].start, 16 * PAGE);
+	CU_ASSERT_EQUAL(runs[1].end, 17 * PAGE);
+	CU_ASSERT_EQUAL(batch_block_runs(&out, 1, runs), 1);
+	CU_ASSERT_EQUAL(runs[0].start, 17 * PAGE);
+	CU_ASSERT_EQUAL(runs[0].end, 19 * PAGE);
+	free(back);
+	free(base);
+}
+
+static void test_blocks_can_be_of_one_page(void)
+{
+	add_run(0, 9);
+	for (unsigned i = 0; i < 9; i++)
+		(i == 4 || i == 5 ? fill_zero : fill_text)(pages + i * PAGE);
+	change(9, 0, UINT32_MAX);
+	memset(former, 0, sizeof(former));
+	encode_changed(&codec_lz4, 1);
+	expect_changed();
+	CU_ASSERT_EQUAL(out.nblocks, 8);
+	expect_block(4, CODEC_ZERO, 2);
+	expect_block(5, CODEC_LZ4, 1);
 }
 
 /* --- what a peer may say ------------------------------------------------------------------ */
@@ -540,6 +694,7 @@ static void test_codecs_that_the_stream_does_not_announce_are_refused(void)
 		const char *words;
 	} cases[] = {
 		{CODEC_LZ4, FEATURE_LZ4, "a lz4 block, in a stream without that feature"},
+		{CODEC_DELTA, FEATURE_DELTA, "a delta block, in a stream without that feature"},
 		{CODEC_ZSTD, FEATURE_ZSTD, "a zstd block, in a stream without that feature"},
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -617,8 +772,8 @@ static void test_a_block_that_does_not_decompress_is_named(void)
 	CU_ASSERT_EQUAL_FATAL(out.nblocks, 3);
 	memset(buffer.data + buffer.bytes - out.blocks[2].bytes, 0xff, out.blocks[2].bytes);
 	uint8_t *back = malloc(PAGE);
-	CU_ASSERT_EQUAL(batch_block_read(&out, 1, frame.payload, back, &err), 0);
-	CU_ASSERT_EQUAL(batch_block_read(&out, 2, frame.payload, back, &err), -EBADMSG);
+	CU_ASSERT_EQUAL(batch_block_read(&out, 1, frame.payload, NULL, back, &err), 0);
+	CU_ASSERT_EQUAL(batch_block_read(&out, 2, frame.payload, NULL, back, &err), -EBADMSG);
 	SAYS("the lz4 block of 1 pages from 0x11000 on (space 5)");
 	free(back);
 }
@@ -640,6 +795,11 @@ int main(int argc, char **argv)
 		TEST(test_storage_is_kept_for_the_next),
 		TEST(test_what_makes_no_sense_is_not_encoded),
 		TEST(test_as_many_pages_fit_as_the_limits_let),
+		TEST(test_what_changed_a_little_goes_as_its_change),
+		TEST(test_a_block_is_not_larger_than_without_deltas),
+		TEST(test_what_changed_altogether_is_not_tried),
+		TEST(test_a_wrong_base_is_named),
+		TEST(test_blocks_can_be_of_one_page),
 		TEST(test_the_head_as_it_should_be_is_decoded),
 		TEST(test_lists_that_disagree_are_refused),
 		TEST(test_impossible_runs_are_refused),

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "proto/codec.h"
+#include "proto/codec_delta.h"
 #include "proto/message.h"
 #include "tests/harness.h"
 
@@ -49,6 +50,8 @@ static void test_unknown_ones_are_not_found(void)
 	CU_ASSERT_PTR_NULL(codec_by_name(""));
 	/* Zero pages are found whatever is asked for. */
 	CU_ASSERT_PTR_NULL(codec_by_name("zero"));
+	/* What changed is sent on top of any of them. */
+	CU_ASSERT_PTR_NULL(codec_by_name("delta"));
 }
 
 static void test_what_was_compressed_comes_back(void)
@@ -110,6 +113,67 @@ static void test_altered_bytes_do_no_harm(void)
 			free(altered);
 		}
 	}
+}
+
+/* --- deltas ------------------------------------------------------------------------------- */
+
+static void test_a_delta_gives_back_the_pages(void)
+{
+	uint8_t *former = malloc(BYTES), *difference = malloc(BYTES);
+	for (size_t i = 0; i < BYTES; i++)
+		former[i] = (uint8_t)rand();
+	memcpy(pages, former, BYTES);
+	for (size_t i = 0; i < BYTES; i += 1000)
+		pages[i]++;
+	CU_ASSERT_TRUE(delta_is_likely(pages, former, BYTES));
+	delta_xor(pages, former, difference, BYTES);
+	size_t n = delta_encode(pages, difference, BYTES, packed, BYTES);
+	CU_ASSERT_FATAL(n > DELTA_HASH_BYTES && n < 1000);
+	CU_ASSERT_EQUAL(delta_decode(packed, n, former, back, BYTES), 0);
+	CU_ASSERT(memcmp(back, pages, BYTES) == 0);
+
+	/* Too little room, to write and to read. */
+	for (size_t cap = 0; cap < n; cap++)
+		CU_ASSERT_EQUAL(delta_encode(pages, difference, BYTES, back, cap), 0);
+	for (size_t less = 0; less < n; less++) {
+		uint8_t *exact = malloc(less + 1);
+		memcpy(exact, packed, less);
+		CU_ASSERT(delta_decode(exact, less, former, back, BYTES) < 0);
+		free(exact);
+	}
+
+	/* Other former pages, another hash. */
+	former[BYTES - 1] ^= 1;
+	CU_ASSERT_EQUAL(delta_decode(packed, n, former, back, BYTES), -ESTALE);
+	former[BYTES - 1] ^= 1;
+	packed[3] ^= 1;
+	CU_ASSERT_EQUAL(delta_decode(packed, n, former, back, BYTES), -ESTALE);
+
+	for (size_t i = 0; i < BYTES; i += 8)
+		pages[i]++;
+	CU_ASSERT_FALSE(delta_is_likely(pages, former, BYTES));
+	free(former);
+	free(difference);
+}
+
+static void test_altered_deltas_never_give_wrong_pages(void)
+{
+	uint8_t *former = malloc(BYTES), *difference = malloc(BYTES);
+	memset(former, 7, BYTES);
+	delta_xor(pages, former, difference, BYTES);
+	srand(2);
+	for (int round = 0; round < 2000; round++) {
+		size_t n = delta_encode(pages, difference, BYTES, packed, BYTES);
+		uint8_t *altered = malloc(n);
+		memcpy(altered, packed, n);
+		for (int i = 0; i < 1 + round % 4; i++)
+			altered[(size_t)rand() % n] = (uint8_t)rand();
+		if (delta_decode(altered, n, former, back, BYTES) == 0)
+			CU_ASSERT(memcmp(back, pages, BYTES) == 0);
+		free(altered);
+	}
+	free(former);
+	free(difference);
 }
 
 /* --- zstd --------------------------------------------------------------------------------- */
@@ -200,6 +264,8 @@ int main(int argc, char **argv)
 		TEST(test_too_little_room_is_no_result),
 		TEST(test_only_the_exact_length_is_taken),
 		TEST(test_altered_bytes_do_no_harm),
+		TEST(test_a_delta_gives_back_the_pages),
+		TEST(test_altered_deltas_never_give_wrong_pages),
 		TEST(test_zstd_asks_for_no_larger_window_than_a_block),
 		TEST(test_zstd_takes_no_other_descriptor),
 		TEST(test_zstd_takes_one_frame_and_no_more),

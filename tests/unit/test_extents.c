@@ -57,6 +57,22 @@ static void drop(uint64_t page, uint64_t pages)
 		model.held[page + i] = false;
 }
 
+/* Each held page is found by itself, and no other. */
+static void check_each(void)
+{
+	struct extent x;
+	for (uint64_t page = 0; page < PAGES + 600; page++) {
+		bool held = page < PAGES && model.held[page];
+		CU_ASSERT_EQUAL_FATAL(extents_find(&map, page, &x), held);
+		if (!held)
+			continue;
+		CU_ASSERT_FATAL(x.page == page && x.pages > 0 && page + x.pages <= PAGES);
+		for (uint32_t i = 0; i < x.pages; i++)
+			CU_ASSERT_FATAL(model.held[page + i] && model.frame[page + i] == x.frame &&
+					model.first[page + i] == x.first + i);
+	}
+}
+
 /* The walk gives each held page once, in order, in the longest pieces there are. */
 static void check(void)
 {
@@ -80,6 +96,7 @@ static void check(void)
 	}
 	for (; page < PAGES; page++)
 		CU_ASSERT_FALSE_FATAL(model.held[page]);
+	check_each();
 	CU_ASSERT_EQUAL(memcmp(live, model.live, sizeof(live)), 0);
 }
 

@@ -457,6 +457,53 @@ static void test_hashes_of_another_store_are_not_checked(void)
 	store_close(second);
 }
 
+/* --- deltas ------------------------------------------------------------------------------- */
+
+/* An image says all by itself, whatever it was made from. */
+static void test_deltas_are_stored_as_whole_pages(void)
+{
+	for (uint64_t seed = 1; seed <= 6; seed++) {
+		struct image_verdict verdict;
+		char name[16];
+		new_world(seed);
+		world.has_deltas = true;
+		world.header.features = seed % 2 ? FEATURE_DELTA | FEATURE_LZ4 : FEATURE_DELTA;
+		if (!(seed % 2))
+			world.codec = NULL;
+		world_send(&world, 6);
+		CU_ASSERT(world.delta_pages > 100);
+		snprintf(name, sizeof(name), "deltas-%d", (int)seed);
+		store_stream(name);
+		open_image(name);
+		CU_ASSERT_EQUAL(image_header(image)->features, FEATURE_LZ4);
+		check_pages();
+		CU_ASSERT_EQUAL(image_verify(store, name, NULL, NULL, &verdict, &err), 0);
+		CU_ASSERT_EQUAL(verdict.damages, 0);
+		CU_ASSERT_TRUE(verdict.hashes_checked);
+	}
+}
+
+/* ... and so it can be applied again. */
+static void test_an_image_of_deltas_is_a_recorded_stream(void)
+{
+	world.has_deltas = true;
+	world.header.features |= FEATURE_DELTA;
+	world_send(&world, 4);
+	store_stream("first");
+	session_free(session);
+	session = NULL;
+	struct session_options options = {.store = store, .from_file = true};
+	struct open_request m = {.session_id = {1}, .sink = SINK_IMAGE, .name = "second"};
+	int fd;
+	CU_ASSERT_EQUAL_FATAL(store_file_open(store, "first", &fd, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(session_new(&options, &session, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(session_open(session, &m, &err), 0);
+	CU_ASSERT_EQUAL(session_run_file(session, fd, "first", &err), 0);
+	close(fd);
+	open_image("second");
+	check_pages();
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -473,6 +520,8 @@ int main(int argc, char **argv)
 		TEST(test_an_image_is_found_by_its_path),
 		TEST(test_a_list_tells_of_every_image),
 		TEST(test_hashes_of_another_store_are_not_checked),
+		TEST(test_deltas_are_stored_as_whole_pages),
+		TEST(test_an_image_of_deltas_is_a_recorded_stream),
 		{NULL, NULL},
 	};
 	return harness_main(argc, argv, "image", tests, setup, teardown);

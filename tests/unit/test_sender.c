@@ -211,6 +211,7 @@ static struct {
 	bool committed;
 	uint64_t rounds;
 	uint64_t pages, round_pages;
+	uint64_t features;
 	int fails_at_round; /* answers ERROR to the end of that round; -1: never */
 	int goes_at_round;  /* closes there */
 	bool is_over;       /* it failed, or went: what still comes does not matter */
@@ -257,15 +258,33 @@ static void peer_send(int encoded, struct frame_buffer *b)
 	CU_ASSERT_EQUAL(connection_send(peer.conn, b, &err), 0);
 }
 
+/* What it holds of the pages of a delta block: they must be held. */
+static const uint8_t *peer_former(const struct batch *b, uint32_t block)
+{
+	static uint8_t former[BLOCK_PAGES_MAX * PAGE];
+	struct page_run runs[BLOCK_PAGES_MAX];
+	uint8_t *to = former;
+	uint32_t n = batch_block_runs(b, block, runs);
+	for (uint32_t i = 0; i < n; i++) {
+		for (uint64_t at = runs[i].start; at < runs[i].end; at += PAGE, to += PAGE) {
+			CU_ASSERT_TRUE(peer.held[(at - BASE) / PAGE]);
+			memcpy(to, peer.memory[(at - BASE) / PAGE], PAGE);
+		}
+	}
+	return former;
+}
+
 static void peer_take_pages(const struct frame *f)
 {
 	static struct batch b;
 	static uint8_t pages[BATCH_PAGES_MAX * PAGE];
 	struct tide_error err;
-	CU_ASSERT_EQUAL_FATAL(batch_decode(f, PAGE, FEATURES_KNOWN, &b, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(batch_decode(f, PAGE, peer.features, &b, &err), 0);
 	uint8_t *to = pages;
 	for (uint32_t i = 0; i < b.nblocks; i++) {
-		CU_ASSERT_EQUAL(batch_block_read(&b, i, f->payload, to, &err), 0);
+		const uint8_t *former =
+			b.blocks[i].codec == CODEC_DELTA ? peer_former(&b, i) : NULL;
+		CU_ASSERT_EQUAL(batch_block_read(&b, i, f->payload, former, to, &err), 0);
 		to += (size_t)b.blocks[i].pages * PAGE;
 	}
 	const uint8_t *from = pages;
@@ -299,6 +318,7 @@ static void peer_frame(void *arg, struct connection *c, const struct frame *f)
 	struct open_request request;
 	struct round_end end;
 	struct commit commit;
+	struct stream_header stream;
 	if (peer.is_over)
 		return;
 	switch (f->type) {
@@ -310,6 +330,10 @@ static void peer_frame(void *arg, struct connection *c, const struct frame *f)
 		peer_send(open_reply_encode(&reply, &out), &out);
 		break;
 	}
+	case FRAME_STREAM:
+		CU_ASSERT_EQUAL(stream_header_decode(f, &stream, &err), 0);
+		peer.features = stream.features;
+		break;
 	case FRAME_PAGES:
 		peer_take_pages(f);
 		break;
@@ -652,6 +676,89 @@ static void test_private_pages_travel_once_more_when_they_become_doubtful(void)
 	expect_came(DOUBTFUL_FIRST, DOUBTFUL_END, 2);
 }
 
+/* A few bytes of many pages; some go, come back, and cannot be read for a while. */
+static void change_a_little(int number)
+{
+	for (int i = 0; i < PAGES; i++) {
+		if ((i + number) % 3 == 0 && fake.present[i]) {
+			fake.memory[i][(i * 31 + number) % PAGE]++;
+			fake.memory[i][(i * 17 + number * 7) % PAGE] ^= 0x81;
+			fake.dirty[i] = true;
+		}
+		if ((i * 7 + number) % 101 == 0)
+			fake.present[i] = false;
+		else if ((i * 7 + number) % 101 == 1)
+			fake_write(i, (uint8_t)number);
+		fake.unreadable[i] = (i * 5 + number) % 97 == 0;
+	}
+}
+
+static void test_what_changed_a_little_travels_as_that(void)
+{
+	static const uint64_t sizes[] = {16u << 20, 1u << 20, 100000, 3000};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		if (i) {
+			teardown();
+			setup();
+		}
+		fill();
+		fake.before_collect = change_a_little;
+		run_rounds((struct sender_options){.codec = codec_by_name(i % 2 ? "lz4" : "none"),
+			.delta_cache_bytes = sizes[i],
+			.compare_all = i % 2,
+			.threads = 4});
+		expect_equal();
+		uint64_t deltas = sending.result.stats.form[CODEC_DELTA].pages;
+		CU_ASSERT_EQUAL(deltas > 0, sizes[i] > 10000);
+		if (i == 0)
+			CU_ASSERT_TRUE(deltas > 500);
+	}
+}
+
+/* What each peer gets that knows these features. */
+static void test_an_older_peer_gets_what_it_knows(void)
+{
+	static const struct {
+		uint64_t knows;
+		const char *codec;
+		uint64_t announced;
+		enum codec_id form;
+	} cases[] = {
+		{FEATURES_KNOWN, "zstd", FEATURE_ZSTD | FEATURE_DELTA, CODEC_ZSTD},
+		{FEATURE_LZ4 | FEATURE_ZSTD, "zstd", FEATURE_ZSTD, CODEC_ZSTD},
+		{FEATURE_LZ4, "zstd", FEATURE_LZ4, CODEC_LZ4},
+		{0, "zstd", 0, CODEC_RAW},
+		{0, "lz4", 0, CODEC_RAW},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		if (i) {
+			teardown();
+			setup();
+		}
+		fill();
+		fake.before_collect = change_a_little;
+		struct sender_options o = {
+			.codec = codec_by_name(cases[i].codec), .delta_cache_bytes = 1u << 20};
+		struct agreement agreement = {
+			.features = cases[i].knows, .limits = frame_limits_max};
+		sender_options_agree(&o, &agreement);
+		run_rounds(o);
+		expect_equal();
+		CU_ASSERT_EQUAL(peer.features, cases[i].announced);
+		CU_ASSERT_TRUE(sending.result.stats.form[cases[i].form].pages > 0);
+	}
+}
+
+static void test_without_a_cache_no_deltas_travel(void)
+{
+	fill();
+	fake.before_collect = change_a_little;
+	run_rounds((struct sender_options){.codec = codec_by_name("lz4")});
+	expect_equal();
+	CU_ASSERT_EQUAL(sending.result.stats.form[CODEC_DELTA].pages, 0);
+	CU_ASSERT_EQUAL(peer.features, FEATURE_LZ4);
+}
+
 static int changed_page;
 static int changed_bytes;
 
@@ -845,6 +952,9 @@ static const struct test tests[] = {
 	TEST(test_a_cancelled_send_lets_go),
 	TEST(test_doubtful_pages_that_did_not_change_travel_once),
 	TEST(test_private_pages_travel_once_more_when_they_become_doubtful),
+	TEST(test_what_changed_a_little_travels_as_that),
+	TEST(test_an_older_peer_gets_what_it_knows),
+	TEST(test_without_a_cache_no_deltas_travel),
 	TEST(test_a_byte_that_changed_without_a_sign_travels),
 	TEST(test_many_pages_that_changed_travel),
 	TEST(test_pages_that_change_between_others_that_do_not_arrive),

@@ -523,7 +523,9 @@ static void test_held_pages_outside_of_mappings_are_refused(void)
 		.nruns = 1,
 		.runs = {{(WORLD_PAGES - 1) * WORLD_PAGE, (WORLD_PAGES + 1) * WORLD_PAGE}}};
 	struct batch_stats stats = {0};
-	CU_ASSERT_EQUAL_FATAL(batch_encode(1, &batch, zeros, NULL, &b, &stats), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		batch_encode(1, &batch, zeros, &(struct batch_encoding){.codec = NULL}, &b, &stats),
+		0);
 	world_append(&world, &b);
 	world.round_pages = 2;
 	world.round_frames = 1;
@@ -563,7 +565,10 @@ static void test_a_block_that_does_not_decode_is_refused(void)
 	world_begin(&world);
 	world_round(&world, true);
 	world_mappings(&world);
-	CU_ASSERT_EQUAL_FATAL(batch_encode(1, &batch, pages, codec_by_name("lz4"), &b, &stats), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		batch_encode(1, &batch, pages,
+			&(struct batch_encoding){.codec = codec_by_name("lz4")}, &b, &stats),
+		0);
 	struct frame f;
 	CU_ASSERT_EQUAL_FATAL(frame_decode(b.data, b.data + FRAME_HEADER_BYTES, &f, NULL), 0);
 	CU_ASSERT_TRUE_FATAL(f.payload_bytes > 4);
@@ -572,6 +577,124 @@ static void test_a_block_that_does_not_decode_is_refused(void)
 	frame_header_encode(&f, b.data);
 	world_append(&world, &b);
 	check_refused("does not decompress");
+}
+
+/* --- deltas ------------------------------------------------------------------------------- */
+
+/* A stream up to its second round, where pages 0 to 3 are to change from what they hold. */
+static void begin_deltas(void)
+{
+	world.header.features |= FEATURE_DELTA;
+	world_begin(&world);
+	world_round(&world, false);
+	world_mappings(&world);
+	world_write(&world, 0, 0, 4, 256);
+	world_round_end(&world);
+	world_round(&world, true);
+}
+
+/* A frame of these pages, which changed by a byte each from `former`. */
+static void append_delta(uint64_t first_page, const uint8_t *from)
+{
+	uint8_t pages[4 * WORLD_PAGE];
+	const uint8_t *former[4];
+	memcpy(pages, from, sizeof(pages));
+	for (size_t i = 0; i < 4; i++) {
+		former[i] = from + i * WORLD_PAGE;
+		pages[i * WORLD_PAGE + 100 * i + 5] ^= 0x55;
+	}
+	uint64_t start = WORLD_BASE + first_page * WORLD_PAGE;
+	struct batch batch = {.round = world.round,
+		.page_bytes = WORLD_PAGE,
+		.nruns = 1,
+		.runs = {{start, start + sizeof(pages)}}};
+	struct batch_stats stats = {0};
+	struct frame_buffer b = {0};
+	CU_ASSERT_EQUAL_FATAL(batch_encode(1, &batch, pages,
+				      &(struct batch_encoding){.former = former}, &b, &stats),
+		0);
+	CU_ASSERT_EQUAL(stats.form[CODEC_DELTA].pages, 4);
+	world_append(&world, &b);
+	world.round_pages += 4;
+	world.round_frames++;
+}
+
+static void end_deltas(void)
+{
+	world_round_end(&world);
+	world_state(&world);
+	world_commit(&world);
+}
+
+static void test_a_delta_of_what_is_held_is_taken(void)
+{
+	begin_deltas();
+	append_delta(0, world.spaces[0].pages);
+	end_deltas();
+	CU_ASSERT_EQUAL_FATAL(open_as("deltas"), 0);
+	CU_ASSERT_EQUAL(feed_all(&world.stream), 0);
+}
+
+/* Never a wrong byte, whatever the sender believes. */
+static void test_a_delta_of_other_pages_is_refused(void)
+{
+	begin_deltas();
+	append_delta(0, world.spaces[0].pages + WORLD_PAGE);
+	end_deltas();
+	check_refused(
+		"delta block of 4 pages from 0x7f0000100000 on (space 0) is a change of other");
+}
+
+static void test_a_delta_of_what_is_not_held_is_refused(void)
+{
+	begin_deltas();
+	append_delta(1, world.spaces[0].pages);
+	end_deltas();
+	check_refused(
+		"the page at 0x7f0000104000 (space 0) has changed, says the sender, and it is not");
+
+	/* Not any more. */
+	restart(1);
+	begin_deltas();
+	uint8_t before[4 * WORLD_PAGE];
+	memcpy(before, world.spaces[0].pages, sizeof(before));
+	world_drop(&world, 0, 2, 1);
+	append_delta(0, before);
+	end_deltas();
+	check_refused("the page at 0x7f0000102000 (space 0) has changed");
+}
+
+static void test_deltas_that_were_not_agreed_on_are_refused(void)
+{
+	begin_deltas();
+	session_free(session);
+	struct session_options options = {
+		.store = store, .features = FEATURES_KNOWN & ~(uint64_t)FEATURE_DELTA};
+	CU_ASSERT_EQUAL_FATAL(session_new(&options, &session, &err), 0);
+	check_refused("features");
+}
+
+/* Whoever reads one may not have the pages. */
+static void test_a_recorded_stream_has_no_deltas(void)
+{
+	begin_deltas();
+	append_delta(0, world.spaces[0].pages);
+	end_deltas();
+	session_free(session);
+	session = new_session(true);
+	check_refused("features");
+	/* Nor unannounced. */
+	restart(1);
+	begin_deltas();
+	append_delta(0, world.spaces[0].pages);
+	end_deltas();
+	session_free(session);
+	session = new_session(true);
+	struct stream_header h = world.header;
+	struct frame_buffer b = {0};
+	h.features = FEATURE_LZ4;
+	replace(0, stream_header_encode(&h, &b), &b);
+	check_refused("delta block, in a stream without that feature");
 }
 
 static void test_unknown_frames_are_passed_over(void)
@@ -785,6 +908,11 @@ int main(int argc, char **argv)
 		TEST(test_a_mapping_over_another_one_is_refused),
 		TEST(test_a_commit_without_the_state_is_refused),
 		TEST(test_a_block_that_does_not_decode_is_refused),
+		TEST(test_a_delta_of_what_is_held_is_taken),
+		TEST(test_a_delta_of_other_pages_is_refused),
+		TEST(test_a_delta_of_what_is_not_held_is_refused),
+		TEST(test_deltas_that_were_not_agreed_on_are_refused),
+		TEST(test_a_recorded_stream_has_no_deltas),
 		TEST(test_unknown_frames_are_passed_over),
 		TEST(test_frames_of_files_are_refused_from_a_socket),
 		TEST(test_a_sender_that_gives_up_is_quoted),

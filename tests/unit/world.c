@@ -271,6 +271,19 @@ static void page_fill(struct world *w, uint8_t *page)
 	}
 }
 
+/* A few of its words. */
+static void page_change(struct world *w, uint8_t *page)
+{
+	for (uint64_t n = 1 + world_random(w, 4); n; n--) {
+		uint64_t word = world_random(w, UINT64_MAX);
+		memcpy(page + world_random(w, WORLD_PAGE / 8) * 8, &word, 8);
+	}
+}
+
+/* What the receiver has of the pages of the batch in the making, in their order. */
+static uint8_t former_bytes[BATCH_PAGES_MAX][WORLD_PAGE];
+static const uint8_t *former[BATCH_PAGES_MAX];
+
 /* The frames of pages that are gathered here. */
 static void batch_flush(struct world *w, unsigned space, struct batch *b)
 {
@@ -291,7 +304,12 @@ static void batch_flush(struct world *w, unsigned space, struct batch *b)
 	b->round = w->round;
 	b->space = w->spaces[space].space;
 	b->page_bytes = WORLD_PAGE;
-	append(w, batch_encode(1, b, pages, w->codec, &buffer, &stats), &buffer);
+	append(w,
+		batch_encode(1, b, pages,
+			&(struct batch_encoding){.codec = w->codec, .former = former}, &buffer,
+			&stats),
+		&buffer);
+	w->delta_pages += stats.form[CODEC_DELTA].pages;
 	w->round_pages += n;
 	w->round_frames++;
 	b->nruns = b->npages = 0;
@@ -303,7 +321,10 @@ static void batch_add(
 	for (uint32_t i = page; i < page + n; i++) {
 		if (world_is_hole(space, i))
 			continue;
-		page_fill(w, page_at(w, space, i));
+		bool changes = w->has_deltas && w->spaces[space].held[i];
+		former[b->npages] = changes ? former_bytes[b->npages] : NULL;
+		memcpy(former_bytes[b->npages], page_at(w, space, i), WORLD_PAGE);
+		(changes ? page_change : page_fill)(w, page_at(w, space, i));
 		w->spaces[space].held[i] = true;
 		uint64_t at = w->spaces[space].base + (uint64_t)i * WORLD_PAGE;
 		if (b->nruns && b->runs[b->nruns - 1].end == at)

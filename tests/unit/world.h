@@ -42,7 +42,11 @@ struct world {
 	struct stream stream;
 	struct stream_header header;
 	const struct codec *codec;
-	uint64_t round; /* under way, or the next */
+	/* Pages that are held change a little only, and travel as that. Set it, and FEATURE_DELTA
+	 * in the header, before the first frame. */
+	bool has_deltas;
+	uint64_t delta_pages; /* sent */
+	uint64_t round;       /* under way, or the next */
 	uint64_t round_pages, round_frames;
 	uint64_t seed;
 };

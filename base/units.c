@@ -30,6 +30,31 @@ static const struct unit byte_units[] = {
 	{NULL, 0},
 };
 
+/* Of links and disks: powers of 1000 unless they say otherwise, and bits by their whole name alone.
+ */
+static const struct unit rate_units[] = {
+	{"", 1},
+	{"b", 1},
+	{"k", 1e3},
+	{"m", 1e6},
+	{"g", 1e9},
+	{"t", 1e12},
+	{"kb", 1e3},
+	{"mb", 1e6},
+	{"gb", 1e9},
+	{"tb", 1e12},
+	{"kib", 0x1p10},
+	{"mib", 0x1p20},
+	{"gib", 0x1p30},
+	{"tib", 0x1p40},
+	{"bit", 1.0 / 8},
+	{"kbit", 1e3 / 8},
+	{"mbit", 1e6 / 8},
+	{"gbit", 1e9 / 8},
+	{"tbit", 1e12 / 8},
+	{NULL, 0},
+};
+
 static const struct unit time_units[] = {
 	{"", 1e9},
 	{"ns", 1},
@@ -71,6 +96,19 @@ static int parse(const char *text, const struct unit *units, uint64_t *ret)
 int units_parse_bytes(const char *text, uint64_t *ret)
 {
 	return parse(text, byte_units, ret);
+}
+
+int units_parse_rate(const char *text, uint64_t *ret)
+{
+	char quantity[UNITS_TEXT];
+	size_t len = strlen(text);
+	if (len > 2 && strcasecmp(text + len - 2, "/s") == 0)
+		len -= 2;
+	if (len >= sizeof(quantity))
+		return -EINVAL;
+	memcpy(quantity, text, len);
+	quantity[len] = '\0';
+	return parse(quantity, rate_units, ret);
 }
 
 int units_parse_ns(const char *text, uint64_t *ret)

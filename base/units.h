@@ -12,6 +12,10 @@
  * powers of 1000. Returns 0, -EINVAL or -ERANGE. */
 int units_parse_bytes(const char *text, uint64_t *ret);
 
+/* Bytes a second: "200M", "200MB/s", "1.5GiB", and "1Gbit", "100Mbit/s", which are bits. K, M, G, T
+ * and KB, MB... are powers of 1000 here, as links are rated. Returns 0, -EINVAL or -ERANGE. */
+int units_parse_rate(const char *text, uint64_t *ret);
+
 /* "100ms", "1.5s", "2m", "1h", "10us", "5ns"; a bare number is seconds. Returns 0, -EINVAL or
  * -ERANGE. */
 int units_parse_ns(const char *text, uint64_t *ret);

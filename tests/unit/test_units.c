@@ -30,6 +30,28 @@ static void test_bytes_that_make_no_sense_are_refused(void)
 	CU_ASSERT_EQUAL(bytes, 77);
 }
 
+static void test_rates_are_read_as_links_are_rated(void)
+{
+	static const struct {
+		const char *text;
+		uint64_t bytes;
+	} good[] = {{"4096", 4096}, {"200M", 200000000}, {"200 MB/s", 200000000},
+		{"1Gbit", 125000000}, {"100mbit/s", 12500000}, {"1.5GiB/S", 1610612736},
+		{"2k", 2000}};
+	for (unsigned i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		uint64_t bytes = 0;
+		CU_ASSERT_EQUAL(units_parse_rate(good[i].text, &bytes), 0);
+		CU_ASSERT_EQUAL(bytes, good[i].bytes);
+	}
+	static const char *const bad[] = {"", "/s", "M", "-1M", "1Gb it", "5 M/m", "3M/s/s",
+		"1000000000000000000000000000000000000000"};
+	uint64_t bytes = 77;
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		CU_ASSERT_EQUAL(units_parse_rate(bad[i], &bytes), -EINVAL);
+	CU_ASSERT_EQUAL(units_parse_rate("99999999999999T", &bytes), -ERANGE);
+	CU_ASSERT_EQUAL(bytes, 77);
+}
+
 static void test_times_are_read_as_people_write_them(void)
 {
 	uint64_t ns = 0;
@@ -79,6 +101,7 @@ static void test_an_error_names_the_attempt_and_adds_the_reason_once(void)
 static const struct test tests[] = {
 	TEST(test_bytes_are_read_as_people_write_them),
 	TEST(test_bytes_that_make_no_sense_are_refused),
+	TEST(test_rates_are_read_as_links_are_rated),
 	TEST(test_times_are_read_as_people_write_them),
 	TEST(test_formats_keep_three_digits),
 	TEST(test_an_error_names_the_attempt_and_adds_the_reason_once),

@@ -368,7 +368,7 @@ static int send_rounds(struct sender *s, uint64_t *ret_next, struct tide_error *
 			return tide_prefix(err, r, "round %llu: ", (unsigned long long)number);
 		convergence_round(&convergence, &record, pending, &verdict);
 		report_round(s, &record, false, c, verdict.why);
-		if (verdict.freeze) {
+		if (verdict.action == CONVERGENCE_FREEZE) {
 			s->result.fits = verdict.fits;
 			*ret_next = number + 1;
 			return 0;

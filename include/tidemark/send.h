@@ -88,7 +88,7 @@ struct tide_send_round {
 	uint64_t duration_ns; /* from the beginning of its collect to its acknowledgement */
 	uint64_t interval_ns; /* between its collect and the one before; 0 for the first */
 	double dirty_bytes_per_second; /* unique pages written in that interval; 0 for the first */
-	char why[384]; /* why it went on, or did not; and what is to be known of it */
+	char why[512]; /* why it went on, or did not; and what is to be known of it */
 };
 
 /* Pages that went in one form. */

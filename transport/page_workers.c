@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "transport/page_workers.h"
+#include "transport/send_order.h"
 
 /* A worker's jobs wait in a short queue: what waits longer was read too early. */
 #define JOBS_PER_WORKER 2
@@ -25,6 +26,7 @@ struct page_workers {
 	uint64_t batch_pages; /* that fit into one frame */
 	pthread_t *threads;
 	unsigned nthreads;
+	struct send_order order; /* the driver's */
 
 	/* All below is guarded by `lock`; `changed` is signalled whenever something of it changes.
 	 */
@@ -335,17 +337,24 @@ static int queue_job(struct page_workers *w, const struct job *job)
 	return r;
 }
 
-int page_workers_queue(struct page_workers *w, const struct change_set *c)
+/* A batch holds pages of one space in order, all known to be zero or all to be read. */
+static bool fits(const struct page_workers *w, const struct job *job, const struct page_span *span)
+{
+	if (job->nspans == 0)
+		return true;
+	const struct page_span *last = &job->spans[job->nspans - 1];
+	return last->space == span->space && job->zero == span->zero &&
+	       job->pages < w->batch_pages && last->at + last->bytes <= span->at;
+}
+
+static int queue_spans(struct page_workers *w, const struct page_span *written, size_t nwritten)
 {
 	struct page_span spans[BATCH_PAGES_MAX];
 	struct job job = {.spans = spans};
-	for (size_t i = 0; i < c->nwritten; i++) {
-		struct page_span left = c->written[i];
+	for (size_t i = 0; i < nwritten; i++) {
+		struct page_span left = written[i];
 		while (left.bytes) {
-			bool fits = job.nspans == 0 ||
-				    (spans[0].space == left.space && job.zero == left.zero &&
-					    job.pages < w->batch_pages);
-			if (!fits) {
+			if (!fits(w, &job, &left)) {
 				int r = queue_job(w, &job);
 				if (r < 0)
 					return r;
@@ -365,6 +374,13 @@ int page_workers_queue(struct page_workers *w, const struct change_set *c)
 		}
 	}
 	return job.nspans ? queue_job(w, &job) : 0;
+}
+
+int page_workers_queue(struct page_workers *w, const struct change_set *c)
+{
+	if (send_order_make(&w->order, c, w->options.page_bytes) < 0)
+		return queue_spans(w, c->written, c->nwritten);
+	return queue_spans(w, w->order.spans, w->order.nspans);
 }
 
 int page_workers_wait(struct page_workers *w)
@@ -415,6 +431,7 @@ void page_workers_free(struct page_workers *w)
 		free(w->jobs[i].spans);
 	free(w->jobs);
 	free(w->threads);
+	send_order_release(&w->order);
 	pthread_mutex_destroy(&w->lock);
 	pthread_cond_destroy(&w->changed);
 	free(w);

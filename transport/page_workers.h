@@ -55,8 +55,9 @@ int page_workers_new(const struct page_workers_options *options, struct page_wor
 /* A round begins: its sums are zero. */
 void page_workers_begin(struct page_workers *w, uint64_t round);
 
-/* Queues what was written, cut into batches; waits while too many are queued. 0, or -ECANCELED
- * after a failure or page_workers_cancel(). */
+/* Queues what was written, what was written in the round before, too, behind the rest
+ * (send_order.h), cut into batches; waits while too many are queued. 0, or -ECANCELED after a
+ * failure or page_workers_cancel(). */
 int page_workers_queue(struct page_workers *w, const struct change_set *changes);
 
 /* Until nobody works: all was read and its frames are queued in the connection, or passed over.

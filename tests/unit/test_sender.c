@@ -207,7 +207,8 @@ static struct {
 	struct connection *conn;
 	uint8_t memory[PAGES][PAGE];
 	bool held[PAGES];
-	int came[PAGES]; /* how often */
+	int came[PAGES];             /* how often */
+	uint64_t turn[PAGES], turns; /* when it came last, of all pages that came */
 	bool committed;
 	uint64_t rounds;
 	uint64_t pages, round_pages;
@@ -293,6 +294,7 @@ static void peer_take_pages(const struct frame *f)
 			memcpy(peer.memory[(at - BASE) / PAGE], from, PAGE);
 			peer.held[(at - BASE) / PAGE] = true;
 			peer.came[(at - BASE) / PAGE]++;
+			peer.turn[(at - BASE) / PAGE] = ++peer.turns;
 			peer.round_pages++;
 		}
 	}
@@ -537,6 +539,28 @@ static void test_a_process_that_ends_does_so_after_the_commit(void)
 	expect_equal();
 	CU_ASSERT_EQUAL(fake.mode, THAW_KILL);
 	CU_ASSERT_TRUE(fake.committed_before_thaw);
+}
+
+static void write_hot_pages(int collect)
+{
+	for (int i = 0; i < 100 && collect == 2; i++)
+		fake_write(300 + i, 2);
+	for (int i = 0; i < 600 && collect == 3; i++)
+		fake_write(100 + i, 3);
+}
+
+static void test_pages_that_are_written_often_go_last(void)
+{
+	fill();
+	fake.before_collect = write_hot_pages;
+	run((struct sender_options){.max_rounds = 3, .max_downtime_ns = 1, .threads = 1});
+	expect_equal();
+	/* Up to page 133 the freeze writes, too. */
+	for (int cold = 140; cold < 700; cold++) {
+		if (cold < 300 || cold >= 400)
+			CU_ASSERT_TRUE(peer.turn[cold] < peer.turn[300]);
+	}
+	CU_ASSERT_EQUAL(peer.came[350], 3);
 }
 
 static void test_rounds_that_never_shrink_end(void)
@@ -942,6 +966,7 @@ static const struct test tests[] = {
 	TEST(test_pages_that_cannot_be_read_do_not_stop_the_others),
 	TEST(test_a_process_that_goes_on_does_not_wait_for_the_peer),
 	TEST(test_a_process_that_ends_does_so_after_the_commit),
+	TEST(test_pages_that_are_written_often_go_last),
 	TEST(test_rounds_that_never_shrink_end),
 	TEST(test_a_peer_that_fails_is_quoted),
 	TEST(test_a_peer_that_fails_in_the_freeze_lets_the_process_go_on),

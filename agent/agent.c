@@ -8,10 +8,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include "agent/crew.h"
 #include "agent/inbox.h"
 #include "agent/session.h"
 #include "agent/store.h"
 #include "base/error.h"
+#include "base/parallel.h"
 #include "tidemark/agent.h"
 #include "transport/auth.h"
 #include "transport/connection.h"
@@ -73,6 +75,7 @@ struct tide_agent {
 	uint64_t queue_bytes;
 	uint64_t timeout_ns;
 	unsigned clients_max;
+	unsigned threads; /* of each session */
 	bool insecure_no_auth;
 	struct auth_key key;
 	bool has_key;
@@ -199,15 +202,15 @@ static int client_explain_end(struct client *c, struct session *s, struct tide_e
 
 static int client_run_session(struct client *c, struct session *s, struct tide_error *err)
 {
-	while (session_stats(s).phase != SESSION_DONE) {
-		auto_(waiting_freep) struct waiting *w = inbox_take(&c->inbox);
-		if (!w)
-			return client_explain_end(c, s, err);
-		int r = session_frame(s, &w->frame, &w->raw, w->offset, err);
-		if (r < 0)
-			return r;
+	switch (crew_run(s, &c->inbox, c->agent->threads, err)) {
+	case CREW_DONE:
+		return 0;
+	case CREW_NO_MORE:
+		return client_explain_end(c, s, err);
+	case CREW_FAILED:
+		break;
 	}
-	return 0;
+	return err->code;
 }
 
 static void *client_thread(void *arg)
@@ -219,6 +222,7 @@ static void *client_thread(void *arg)
 		.reply = client_reply,
 		.arg = c,
 		.features = c->features,
+		.shared = true,
 	};
 	struct session *s = NULL;
 	int r = session_new(&options, &s, &err);
@@ -636,6 +640,7 @@ int tide_agent_start(uv_loop_t *loop, const struct tide_agent_options *options,
 	a->loop = loop;
 	a->queue_bytes = options->queue_bytes ? options->queue_bytes : QUEUE_BYTES;
 	a->clients_max = options->clients_max ? options->clients_max : CLIENTS_MAX;
+	a->threads = options->threads ? options->threads : parallel_processors();
 	a->timeout_ns = options->timeout_ns;
 	a->insecure_no_auth = options->insecure_no_auth;
 	a->callbacks = *callbacks;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <assert.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include "agent/session.h"
@@ -19,6 +20,7 @@ struct session {
 
 	bool has_header;
 	struct stream_header header;
+	atomic_bool takes_pages; /* header and sink are there, and stay */
 	struct address_space process;
 
 	struct round_header round; /* under way, or the last one */
@@ -26,8 +28,8 @@ struct session {
 	uint64_t round_frames;
 	uint64_t round_hollow; /* frames whose pages are not known any more */
 
-	uint8_t *pages;  /* BATCH_PAGES_MAX of them, decoded */
-	uint8_t *former; /* BLOCK_PAGES_MAX of them, that a delta builds on */
+	struct session_pages pages; /* where one thread does all */
+	uint8_t *former;            /* BLOCK_PAGES_MAX of them, that a delta builds on */
 	bool has_trailer, has_index;
 	struct committed committed;
 	bool is_committed;
@@ -38,6 +40,7 @@ struct input {
 	const struct frame *frame;
 	const struct frame_buffer *raw;
 	uint64_t offset;
+	struct session_pages *pages;
 };
 
 static int out_of_memory(struct tide_error *err)
@@ -62,10 +65,10 @@ void session_free(struct session *s)
 {
 	if (!s)
 		return;
+	session_pages_release(s, &s->pages);
 	if (s->sink)
 		s->sink->ops->close(s->sink);
 	address_space_release(&s->process);
-	free(s->pages);
 	free(s->former);
 	free(s);
 }
@@ -202,13 +205,14 @@ static int on_stream(struct session *s, const struct input *in, struct tide_erro
 	if (h->features & FEATURE_DELTA && !s->sink->ops->former)
 		return tide_bad(err, "a stream with deltas, to a place that keeps no pages");
 
-	s->pages = malloc((size_t)BATCH_PAGES_MAX * h->page_bytes);
 	s->former = malloc((size_t)BLOCK_PAGES_MAX * h->page_bytes);
-	if (!s->pages || !s->former)
+	if (!s->former)
 		return out_of_memory(err);
 	s->has_header = true;
 	s->phase = SESSION_PROCESS;
-	return give(s, in, &(struct sink_input){.stream = h}, err);
+	r = give(s, in, &(struct sink_input){.stream = h}, err);
+	atomic_store(&s->takes_pages, r == 0);
+	return r;
 }
 
 static int on_process(struct session *s, const struct input *in, struct tide_error *err)
@@ -297,16 +301,35 @@ static int former_of(struct session *s, const struct batch *b, uint32_t block, c
 	return 0;
 }
 
-/* The pages of a batch, one behind the other. Where they lie like that in the frame itself, because
- * none is compressed, they are not copied. */
-static int decode_pages(struct session *s, const struct batch *b, const struct frame *f,
-	const uint8_t **ret, struct tide_error *err)
+void session_pages_release(struct session *s, struct session_pages *p)
 {
+	if (p->work)
+		s->sink->ops->work_free(p->work);
+	free(p->space);
+	*p = (struct session_pages){0};
+}
+
+/* What is needed for the first frame, and then kept. */
+static int pages_reserve(struct session *s, struct session_pages *p)
+{
+	if (!p->space)
+		p->space = malloc((size_t)BATCH_PAGES_MAX * s->header.page_bytes);
+	if (!p->space)
+		return -ENOMEM;
+	return p->work || !s->sink->ops->work_new ? 0 : s->sink->ops->work_new(s->sink, &p->work);
+}
+
+/* The pages of the batch, one behind the other. Where they lie like that in the frame itself,
+ * because none is compressed, they are not copied. */
+static int decode_pages(
+	struct session *s, struct session_pages *p, const struct frame *f, struct tide_error *err)
+{
+	const struct batch *b = &p->batch;
 	if (f->payload_bytes == (size_t)b->npages * b->page_bytes) {
-		*ret = f->payload;
+		p->pages = f->payload;
 		return 0;
 	}
-	uint8_t *to = s->pages;
+	uint8_t *to = p->space;
 	for (uint32_t i = 0; i < b->nblocks; i++) {
 		const uint8_t *former;
 		int r = former_of(s, b, i, &former, err);
@@ -316,29 +339,69 @@ static int decode_pages(struct session *s, const struct batch *b, const struct f
 			return r;
 		to += (size_t)b->blocks[i].pages * b->page_bytes;
 	}
-	*ret = s->pages;
+	p->pages = p->space;
 	return 0;
+}
+
+static void pages_made(struct session *s, struct session_pages *p, const struct frame *frame,
+	const struct frame_buffer *raw)
+{
+	p->frame = frame;
+	p->given = (struct sink_input){
+		.frame = frame, .raw = raw, .batch = &p->batch, .pages = p->pages, .work = p->work};
+	if (s->sink->ops->prepare)
+		s->sink->ops->prepare(s->sink, &p->given);
+}
+
+/* What is wrong with it is found again, and told, in its turn; and what a delta builds on is only
+ * known then. */
+void session_prepare(struct session *s, const struct frame *frame, const struct frame_buffer *raw,
+	struct session_pages *p)
+{
+	p->frame = NULL;
+	if (frame->type != FRAME_PAGES || !atomic_load(&s->takes_pages))
+		return;
+	if (pages_reserve(s, p) < 0 ||
+		batch_decode(frame, s->header.page_bytes, s->header.features, &p->batch, NULL) <
+			0 ||
+		batch_has_delta(&p->batch) || decode_pages(s, p, frame, NULL) < 0)
+		return;
+	pages_made(s, p, frame, raw);
 }
 
 static int on_pages(struct session *s, const struct input *in, struct tide_error *err)
 {
-	struct batch b;
-	const uint8_t *pages = NULL;
-	int r = batch_decode(in->frame, s->header.page_bytes, s->header.features, &b, err);
+	struct session_pages *p = in->pages;
+	bool is_made = p->frame == in->frame;
+	int r = 0;
+	if (!is_made && pages_reserve(s, p) < 0)
+		return out_of_memory(err);
+	if (!is_made)
+		r = batch_decode(
+			in->frame, s->header.page_bytes, s->header.features, &p->batch, err);
 	if (r == 0)
-		r = check_round(s, b.round, err);
+		r = check_round(s, p->batch.round, err);
 	if (r == 0)
-		r = address_space_hold(&s->process, &b, err);
-	if (r == 0)
-		r = decode_pages(s, &b, in->frame, &pages, err);
+		r = address_space_hold(&s->process, &p->batch, err);
+	if (r == 0 && !is_made) {
+		r = decode_pages(s, p, in->frame, err);
+		if (r == 0)
+			pages_made(s, p, in->frame, in->raw);
+	}
 	if (r < 0)
 		return r;
-	s->round_pages += b.npages;
+	s->round_pages += p->batch.npages;
 	s->round_frames++;
-	s->stats.pages += b.npages;
+	s->stats.pages += p->batch.npages;
 	s->phase = SESSION_PAGES;
-	return give(s, in,
-		&(struct sink_input){.batch = &b, .pages = pages, .process = &s->process}, err);
+	struct sink_input given = p->given;
+	given.process = &s->process;
+	return give(s, in, &given, err);
+}
+
+int session_finish(struct session *s, struct session_pages *p, struct tide_error *err)
+{
+	return s->sink->ops->finish(s->sink, &p->given, err);
 }
 
 static int on_hollow(struct session *s, const struct input *in, struct tide_error *err)
@@ -541,15 +604,19 @@ static int locate(const struct input *in, int r, struct tide_error *err)
 static void session_fail(struct session *s)
 {
 	s->phase = SESSION_FAILED;
+	if (s->options.shared)
+		return;
+	session_pages_release(s, &s->pages);
 	if (s->sink)
 		s->sink->ops->close(s->sink);
 	s->sink = NULL;
 }
 
-int session_frame(struct session *s, const struct frame *frame, const struct frame_buffer *raw,
-	uint64_t offset, struct tide_error *err)
+int session_frame_prepared(struct session *s, const struct frame *frame,
+	const struct frame_buffer *raw, uint64_t offset, struct session_pages *p,
+	struct tide_error *err)
 {
-	struct input in = {.frame = frame, .raw = raw, .offset = offset};
+	struct input in = {.frame = frame, .raw = raw, .offset = offset, .pages = p};
 	if (s->phase == SESSION_FAILED)
 		return tide_say(err, "the session has failed before");
 	int r = on_frame(s, &in, err);
@@ -559,7 +626,20 @@ int session_frame(struct session *s, const struct frame *frame, const struct fra
 	}
 	s->stats.frames++;
 	s->stats.bytes += raw->bytes;
-	return 0;
+	return r;
+}
+
+int session_frame(struct session *s, const struct frame *frame, const struct frame_buffer *raw,
+	uint64_t offset, struct tide_error *err)
+{
+	s->pages.frame = NULL;
+	int r = session_frame_prepared(s, frame, raw, offset, &s->pages, err);
+	if (r <= 0)
+		return r;
+	r = session_finish(s, &s->pages, err);
+	if (r < 0)
+		session_fail(s);
+	return r;
 }
 
 int session_end(struct session *s, struct tide_error *err)

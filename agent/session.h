@@ -40,6 +40,9 @@ struct session_options {
 	 */
 	bool from_file;
 	uint64_t features; /* that were agreed on; 0: FEATURES_KNOWN, of a file FEATURES_STORED */
+	/* Several threads work on it, as agent/crew.h does: where it fails, its sink is not closed
+	 * before session_free(). */
+	bool shared;
 };
 
 enum session_phase {
@@ -86,6 +89,31 @@ int session_open_sink(struct session *s, struct sink *sink, struct tide_error *e
  */
 int session_frame(struct session *s, const struct frame *frame, const struct frame_buffer *raw,
 	uint64_t offset, struct tide_error *err);
+
+/*
+ * The same in three steps, of which only the second wants the order of the frames. Several threads
+ * may be in the first and the last while one is in the second, each with a `pages` of its own, all
+ * zero at first:
+ *   session_prepare         decodes a PAGES frame ahead of its turn, where that is possible
+ *   session_frame_prepared  as session_frame(); returns 1 where the last step is to follow
+ *   session_finish          0 or a negative errno, which ends the session
+ * `frame` and `raw` are borrowed from the first to the last.
+ */
+struct session_pages {
+	const struct frame *frame; /* that was decoded, or NULL */
+	struct batch batch;
+	uint8_t *space;       /* for BATCH_PAGES_MAX pages */
+	const uint8_t *pages; /* decoded: there, or in the frame itself */
+	struct sink_work *work;
+	struct sink_input given; /* what the sink got */
+};
+void session_pages_release(struct session *s, struct session_pages *p);
+void session_prepare(struct session *s, const struct frame *frame, const struct frame_buffer *raw,
+	struct session_pages *p);
+int session_frame_prepared(struct session *s, const struct frame *frame,
+	const struct frame_buffer *raw, uint64_t offset, struct session_pages *p,
+	struct tide_error *err);
+int session_finish(struct session *s, struct session_pages *p, struct tide_error *err);
 
 /* The stream ended here. -EBADMSG unless it was complete. With `from_file` this is where the sink
  * commits. */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where pages go at the agent. A new sink is a new file and a line in the table in session.c. All
- * calls come from one thread, the session's, and may block. What comes here has been checked by the
- * session: order of the frames, lengths, checksums, and that blocks decode.
+ * Where pages go at the agent. A new sink is a new file and a line in the table in session.c. Calls
+ * may block, and come one after the other, but for those of a PAGES frame that need no order:
+ * several threads call prepare() and finish(), each with a work of its own, while another one may
+ * be in any call. What comes here has been checked by the session: order of the frames, lengths,
+ * checksums, and that blocks decode.
  */
 #ifndef AGENT_SINK_H
 #define AGENT_SINK_H
@@ -12,6 +14,9 @@
 #include "proto/message.h"
 
 struct sink;
+
+/* What one thread has in hand of a PAGES frame, from prepare() to finish(). The sink's. */
+struct sink_work;
 
 /* A frame and what the session made of it. All is borrowed for the call; what does not belong to
  * the frame's type is NULL. */
@@ -25,6 +30,7 @@ struct sink_input {
 	const struct drops_message *drops;       /* DROPS */
 	const struct batch *batch;               /* PAGES: the decoded head, */
 	const uint8_t *pages;                    /* and the pages, in the order of the runs */
+	struct sink_work *work;                  /* what prepare() made of them */
 	const struct round_end *round_end;       /* ROUND_END */
 	const struct process_state *state;       /* STATE */
 	const struct commit *commit;             /* COMMIT */
@@ -34,6 +40,16 @@ struct sink_input {
 };
 
 struct sink_ops {
+	/* Of a thread; once STREAM was given. Freed before the sink is closed. 0 or -ENOMEM. NULL
+	 * where prepare and finish are. */
+	int (*work_new)(struct sink *s, struct sink_work **ret);
+	void (*work_free)(struct sink_work *w);
+	/* PAGES: what can be made of it before its turn. */
+	void (*prepare)(struct sink *s, const struct sink_input *in);
+	/* ... and what is left to do behind it, where frame() returned 1. `in` is what frame() got,
+	 * without the process. */
+	int (*finish)(struct sink *s, const struct sink_input *in, struct tide_error *err);
+
 	/* Every frame from STREAM to COMMIT, in order; also HOLLOW ones where an image is read, and
 	 * those of types from 16 to 31 that nobody knows yet and that are not critical. */
 	int (*frame)(struct sink *s, const struct sink_input *in, struct tide_error *err);

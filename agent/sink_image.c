@@ -25,15 +25,22 @@ struct image_sink {
 	const struct page_secret *secret;
 	struct image_index *index;
 	struct former_pages *former;
-	struct frame_buffer again; /* a frame that is not stored as it came */
 
-	uint64_t end;     /* of what was written */
+	uint64_t end;     /* of what was written, or has its place */
 	uint64_t started; /* up to here it is on its way to the disk */
 	uint64_t waited;  /* up to here it is there */
 
 	uint8_t zero_hash[HASH_BYTES];
-	uint8_t hashes[HASHES_BYTES_MAX]; /* the HASHES frame in the making */
+};
+
+/* A PAGES frame and the HASHES frame behind it, as they will be stored. */
+struct sink_work {
 	uint8_t page_hashes[BATCH_PAGES_MAX][HASH_BYTES];
+	uint8_t hashes[HASHES_BYTES_MAX];
+	size_t hashes_bytes;
+	struct frame_buffer again; /* where the frame is not stored as it came */
+	int made;                  /* 0, or why it could not be made again */
+	uint64_t place;            /* in the file */
 };
 
 static struct image_sink *image_sink(struct sink *s)
@@ -49,15 +56,16 @@ static int fail(struct image_sink *s, int code, const char *what, struct tide_er
 
 /* --- writing ------------------------------------------------------------------------------ */
 
-static int write_all(struct image_sink *s, struct iovec *iov, int n, struct tide_error *err)
+static int write_at(
+	struct image_sink *s, uint64_t place, struct iovec *iov, int n, struct tide_error *err)
 {
 	while (n > 0) {
-		ssize_t written = pwritev(s->file.fd, iov, n, (off_t)s->end);
+		ssize_t written = pwritev(s->file.fd, iov, n, (off_t)place);
 		if (written < 0 && errno == EINTR)
 			continue;
 		if (written <= 0)
 			return fail(s, written < 0 ? -errno : -ENOSPC, "write", err);
-		s->end += (uint64_t)written;
+		place += (uint64_t)written;
 		for (; n > 0 && (size_t)written >= iov->iov_len; iov++, n--)
 			written -= (ssize_t)iov->iov_len;
 		if (n > 0) {
@@ -71,7 +79,10 @@ static int write_all(struct image_sink *s, struct iovec *iov, int n, struct tide
 static int append(struct image_sink *s, const void *data, size_t bytes, struct tide_error *err)
 {
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = bytes};
-	return write_all(s, &iov, 1, err);
+	int r = write_at(s, s->end, &iov, 1, err);
+	if (r == 0)
+		s->end += bytes;
+	return r;
 }
 
 static int sync_range(
@@ -87,17 +98,20 @@ static int sync_range(
 	return 0;
 }
 
-/* Sends what was written on its way, and waits for the disk where it falls behind. */
-static int writeback(struct image_sink *s, uint64_t step, struct tide_error *err)
+/*
+ * Sends what was written up to `end` on its way, and waits for the disk where it falls behind. What
+ * is being written just now, a few frames, may be missed: it is left to the sync of the commit.
+ */
+static int writeback(struct image_sink *s, uint64_t end, uint64_t step, struct tide_error *err)
 {
-	if (s->end - s->started < step)
+	if (end < s->started + step)
 		return 0;
-	int r = sync_range(s, s->started, s->end, SYNC_FILE_RANGE_WRITE, err);
+	int r = sync_range(s, s->started, end, SYNC_FILE_RANGE_WRITE, err);
 	if (r < 0)
 		return r;
-	s->started = s->end;
+	s->started = end;
 
-	uint64_t until = s->end > WRITEBACK_BEHIND_BYTES ? s->end - WRITEBACK_BEHIND_BYTES : 0;
+	uint64_t until = end > WRITEBACK_BEHIND_BYTES ? end - WRITEBACK_BEHIND_BYTES : 0;
 	if (until < s->waited + step)
 		return 0;
 	r = sync_range(s, s->waited, until,
@@ -109,27 +123,34 @@ static int writeback(struct image_sink *s, uint64_t step, struct tide_error *err
 
 /* --- pages -------------------------------------------------------------------------------- */
 
-static void hash_pages(struct image_sink *s, const struct batch *b, const uint8_t *pages)
+static int image_sink_work_new(struct sink *base, struct sink_work **ret)
 {
+	(void)base;
+	*ret = calloc(1, sizeof(**ret));
+	return *ret ? 0 : -ENOMEM;
+}
+
+static void image_sink_work_free(struct sink_work *w)
+{
+	frame_buffer_release(&w->again);
+	free(w);
+}
+
+static void hash_pages(
+	const struct image_sink *s, const struct sink_input *in, uint8_t ret[][HASH_BYTES])
+{
+	const struct batch *b = in->batch;
 	uint32_t page = 0;
 	for (uint32_t i = 0; i < b->nblocks; i++) {
 		for (uint32_t end = page + b->blocks[i].pages; page < end; page++) {
 			if (b->blocks[i].codec == CODEC_ZERO)
-				memcpy(s->page_hashes[page], s->zero_hash, HASH_BYTES);
+				memcpy(ret[page], s->zero_hash, HASH_BYTES);
 			else
-				page_secret_hash(s->secret, pages + (size_t)page * b->page_bytes,
-					b->page_bytes, s->page_hashes[page]);
+				page_secret_hash(s->secret,
+					in->pages + (size_t)page * b->page_bytes, b->page_bytes,
+					ret[page]);
 		}
 	}
-}
-
-static bool has_delta(const struct batch *b)
-{
-	for (uint32_t i = 0; i < b->nblocks; i++) {
-		if (b->blocks[i].codec == CODEC_DELTA)
-			return true;
-	}
-	return false;
 }
 
 /*
@@ -137,33 +158,50 @@ static bool has_delta(const struct batch *b)
  * stored: the frame is made anew. Its pages are likely to be written again, and each is a block of
  * its own, so that reading it back for the next delta costs one page.
  */
-static int encode_again(struct image_sink *s, const struct sink_input *in, struct tide_error *err)
+static int encode_again(const struct sink_input *in, struct frame_buffer *ret)
 {
 	static const struct batch_encoding how = {.codec = &codec_lz4, .block_pages = 1};
 	struct batch_stats stats = {0};
-	int r = batch_encode(in->frame->process, in->batch, in->pages, &how, &s->again, &stats);
-	return r < 0 ? fail(s, r, "encode pages for", err) : 0;
+	return batch_encode(in->frame->process, in->batch, in->pages, &how, ret, &stats);
 }
 
-static int put_pages(struct image_sink *s, const struct sink_input *in, struct tide_error *err)
+static void image_sink_prepare(struct sink *base, const struct sink_input *in)
 {
-	const struct batch *b = in->batch;
-	const struct frame_buffer *stored = in->raw;
-	if (has_delta(b)) {
-		int r = encode_again(s, in, err);
-		if (r < 0)
-			return r;
-		stored = &s->again;
-	}
-	hash_pages(s, b, in->pages);
-	size_t hashes_bytes = hashes_encode(
-		in->frame->process, s->secret->id, s->page_hashes, b->npages, s->hashes);
+	struct image_sink *s = image_sink(base);
+	struct sink_work *w = in->work;
+	w->made = batch_has_delta(in->batch) ? encode_again(in, &w->again) : 0;
+	hash_pages(s, in, w->page_hashes);
+	w->hashes_bytes = hashes_encode(
+		in->frame->process, s->secret->id, w->page_hashes, in->batch->npages, w->hashes);
+}
+
+static const struct frame_buffer *stored_frame(const struct sink_input *in)
+{
+	return batch_has_delta(in->batch) ? &in->work->again : in->raw;
+}
+
+/* Gives the frame its place. It is written by finish(). */
+static int place_pages(struct image_sink *s, const struct sink_input *in, struct tide_error *err)
+{
+	struct sink_work *w = in->work;
+	if (w->made < 0)
+		return fail(s, w->made, "encode pages for", err);
+	w->place = s->end;
+	s->end += stored_frame(in)->bytes + w->hashes_bytes;
+	uint64_t settled = s->end > WRITEBACK_STEP_BYTES ? s->end - WRITEBACK_STEP_BYTES : 0;
+	int r = writeback(s, settled, WRITEBACK_STEP_BYTES, err);
+	return r < 0 ? r : 1;
+}
+
+static int image_sink_finish(struct sink *base, const struct sink_input *in, struct tide_error *err)
+{
+	struct sink_work *w = in->work;
+	const struct frame_buffer *stored = stored_frame(in);
 	struct iovec iov[2] = {
 		{.iov_base = stored->data, .iov_len = stored->bytes},
-		{.iov_base = s->hashes, .iov_len = hashes_bytes},
+		{.iov_base = w->hashes, .iov_len = w->hashes_bytes},
 	};
-	int r = write_all(s, iov, 2, err);
-	return r < 0 ? r : writeback(s, WRITEBACK_STEP_BYTES, err);
+	return write_at(image_sink(base), w->place, iov, 2, err);
 }
 
 /* --- hollow frames ------------------------------------------------------------------------ */
@@ -275,8 +313,9 @@ static int put_stream(struct image_sink *s, const struct sink_input *in, struct 
 		return append(s, in->raw->data, in->raw->bytes, err);
 	struct stream_header h = *in->stream;
 	h.features = (h.features & ~(uint64_t)FEATURE_DELTA) | FEATURE_LZ4;
-	int r = stream_header_encode(&h, &s->again);
-	return r < 0 ? fail(s, r, "begin", err) : append(s, s->again.data, s->again.bytes, err);
+	auto_(frame_buffer_release) struct frame_buffer again = {0};
+	int r = stream_header_encode(&h, &again);
+	return r < 0 ? fail(s, r, "begin", err) : append(s, again.data, again.bytes, err);
 }
 
 static int image_sink_frame(struct sink *base, const struct sink_input *in, struct tide_error *err)
@@ -294,7 +333,7 @@ static int image_sink_frame(struct sink *base, const struct sink_input *in, stru
 	if (in->frame->type == FRAME_STREAM)
 		return put_stream(s, in, err);
 	if (in->frame->type == FRAME_PAGES)
-		return put_pages(s, in, err);
+		return place_pages(s, in, err);
 	if (in->frame->type == FRAME_HOLLOW) {
 		/* It was in another image: a hole here too. Something always follows it. */
 		r = append(s, in->raw->data, FRAME_HEADER_BYTES, err);
@@ -315,7 +354,7 @@ static int image_sink_round_end(struct sink *base, uint64_t round, struct tide_e
 {
 	struct image_sink *s = image_sink(base);
 	int r = hollow_out(s, err);
-	return r < 0 ? r : writeback(s, 0, err);
+	return r < 0 ? r : writeback(s, s->end, 0, err);
 }
 
 static int append_index(void *arg, const void *data, size_t bytes, struct tide_error *err)
@@ -349,11 +388,14 @@ static void image_sink_close(struct sink *base)
 	store_file_abandon(&s->file);
 	image_index_free(s->index);
 	former_pages_free(s->former);
-	frame_buffer_release(&s->again);
 	free(s);
 }
 
 static const struct sink_ops image_sink_ops = {
+	.work_new = image_sink_work_new,
+	.work_free = image_sink_work_free,
+	.prepare = image_sink_prepare,
+	.finish = image_sink_finish,
 	.frame = image_sink_frame,
 	.former = image_sink_former,
 	.round_end = image_sink_round_end,

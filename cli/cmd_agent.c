@@ -28,6 +28,7 @@ enum {
 	OPTION_INSECURE_NO_AUTH,
 	OPTION_KEY_FILE,
 	OPTION_ONCE,
+	OPTION_THREADS,
 	OPTION_TIMEOUT,
 };
 
@@ -35,6 +36,8 @@ static const struct argp_option option_table[] = {
 	{"listen", 'l', "ADDRESS", 0, "tcp://HOST:PORT (port 0 picks one) or unix:PATH", 1},
 	{"store", 's', "DIR", 0, "Where images are kept; made where it is missing", 1},
 	{"once", OPTION_ONCE, NULL, 0, "End after one session; exit status 1 where it failed", 1},
+	{"threads", OPTION_THREADS, "N", 0,
+		"Threads of each session, which decode and store (default: one a processor)", 1},
 	{"timeout", OPTION_TIMEOUT, "TIME", 0,
 		"A client that is silent for this long is dead (default 30s)", 1},
 	{NULL, 0, NULL, 0, "Who may send:", 2},
@@ -66,6 +69,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_ONCE:
 		o->once = true;
+		return 0;
+	case OPTION_THREADS:
+		o->agent.threads = (unsigned)option_count(state, "--threads", arg, 1, 64);
 		return 0;
 	case OPTION_TIMEOUT:
 		o->agent.timeout_ns = option_ns(state, "--timeout", arg);

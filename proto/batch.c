@@ -487,6 +487,15 @@ uint32_t batch_block_runs(const struct batch *b, uint32_t index, struct page_run
 	return n;
 }
 
+bool batch_has_delta(const struct batch *b)
+{
+	for (uint32_t i = 0; i < b->nblocks; i++) {
+		if (b->blocks[i].codec == CODEC_DELTA)
+			return true;
+	}
+	return false;
+}
+
 int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload,
 	const uint8_t *former, uint8_t *dst, struct tide_error *err)
 {

@@ -100,6 +100,9 @@ int batch_decode(const struct frame *f, uint32_t page_bytes, uint64_t features, 
 int batch_block_read(const struct batch *b, uint32_t index, const uint8_t *payload,
 	const uint8_t *former, uint8_t *dst, struct tide_error *err);
 
+/* Is there a block that needs what was held before? */
+bool batch_has_delta(const struct batch *b);
+
 /* The runs of the pages of block `index`, at most as many as it has pages, into `ret`. Returns how
  * many there are. */
 uint32_t batch_block_runs(const struct batch *b, uint32_t index, struct page_run *ret);

@@ -23,6 +23,7 @@ struct tide_agent_options {
 	uint64_t timeout_ns;        /* a client that is silent for this long is dead; 0: 30 s */
 	uint64_t queue_bytes;       /* of each session: received and not stored yet; 0: 32 MiB */
 	unsigned clients_max;       /* at a time; others are turned away; 0: 64 */
+	unsigned threads; /* of each session: decode and store pages; 0: one a processor */
 };
 
 /* The session of a client that was let in, when it has ended. */

@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.dont_write_bytecode = True
 
-from bench.benchmarks import ALL  # noqa: E402
+from bench.benchmarks import ALL, DEFAULT  # noqa: E402
 from bench.harness import machine, table  # noqa: E402
 from bench.harness.children import Failed  # noqa: E402
 from bench.harness.context import Context  # noqa: E402
@@ -30,15 +30,14 @@ def about_all():
         "",
         "Each is run once to warm up, which is not counted, and then --runs times; medians are printed. What is compared is measured",
         "in turn. A row that this machine or this build cannot measure is left out with a word.",
-        "bench/peers.sh runs other programs on the same bytes, bench/plot draws the results, bench/tables puts them into",
-        "docs/performance.md.",
+        "bench/peers.sh runs peers. bench/plot draws saved results, bench/tables puts them into docs/performance.md.",
     ])
 
 
 def parse():
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, epilog=about_all(),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", metavar="NAME", nargs="*", help="which benchmarks; all of them if none is named")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="which benchmarks; all but peers if none is named")
     parser.add_argument("--quick", action="store_true",
                         help="processes of 256 MiB and one run, to see that everything works; no figures to speak of")
     parser.add_argument("--runs", type=int, help="how many runs count (5; 1 with --quick)")
@@ -81,7 +80,7 @@ def main():
     runs = args.runs or (1 if args.quick else 5)
     with Workshop(args.build, args.store) as workshop:
         context = Context(workshop, runs, args.quick)
-        for name in args.names or ALL:
+        for name in args.names or DEFAULT:
             result = measure(name, context)
             print_result(result)
             document["results"].append(result)

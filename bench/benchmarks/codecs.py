@@ -6,24 +6,24 @@ from ..harness.link import Link
 from ..harness.machine import need_memory
 from ..harness.table import Column
 
-ABOUT = """What a written page costs on a link of 1 Gbit/s, where pages are not new: `counter` adds to four words of each page that it
-writes, `rewrite` writes the bytes that were there before. Delta (the difference from what was sent last) is held against LZ4 alone, and the later
-rounds against the first. The process goes on for a set number of rounds. Bytes are those on the wire, for each page that was written, sent or
-not."""
+ABOUT = """What a written page costs on a link of 1 Gbit/s, where pages are not new: `counter` adds to four words of
+each page that it writes, `rewrite` writes the bytes that were there before. Delta (the difference from what was sent
+last) is held against LZ4 alone, and the later rounds against the first. The process goes on for a set number of rounds.
+Bytes are those on the wire, for each page that was written, sent or not."""
 
 COLUMNS = [
     Column("size", "size", "bytes"),
     Column("pattern", "writes"),
     Column("what", "what"),
     Column("rounds", "rounds", "count"),
-    Column("later_pages", "pages later", "count"),
+    Column("later_pages", "pages later", "count", detail=True),
     Column("later_wire_bytes", "later rounds, wire", "bytes"),
     Column("first_page_bytes", "a page, first round", "bytes"),
     Column("later_page_bytes", "a page, later", "bytes"),
     Column("fewer", "times fewer", "ratio"),
     Column("less", "less than LZ4", "share"),
-    Column("total_seconds", "total", "seconds"),
-    Column("downtime_seconds", "downtime", "seconds"),
+    Column("total_seconds", "total", "seconds", detail=True),
+    Column("downtime_seconds", "downtime", "seconds", detail=True),
     Column("sender_cpu", "CPU, sender", "cpu"),
     Column("agent_cpu", "CPU, agent", "cpu"),
     Column("sender_peak_bytes", "memory, sender", "bytes"),

@@ -5,9 +5,10 @@ from ..harness.machine import need_memory
 from ..harness.table import Column
 from .later_rounds import paced_case
 
-ABOUT = """How long a process of which 100 MB a second are written stands still, by its size and by the limit that the sender is given
-(`--max-downtime`; 100 ms unless said), over loopback, going on afterwards. Zero-heavy memory shows how the freeze grows with the size
-alone. `downtime` is what the sender says, `longest wait` what the process saw: how long a write waited at most after it was due."""
+ABOUT = """How long a process of which 100 MB a second are written stands still, by its size and by the limit that the
+sender is given (`--max-downtime`; 100 ms unless said), over loopback, going on afterwards. Zero-heavy memory shows how
+the freeze grows with the size alone. `downtime` is what the sender says, `longest wait` what the process saw: how long
+a write waited at most after it was due."""
 
 COLUMNS = [
     Column("size", "size", "bytes"),
@@ -15,7 +16,7 @@ COLUMNS = [
     Column("max_downtime", "limit"),
     Column("downtime_seconds", "downtime", "seconds"),
     Column("longest_wait", "longest wait", "seconds"),
-    Column("last_round_seconds", "last round", "seconds"),
+    Column("last_round_seconds", "last round", "seconds", detail=True),
     Column("rounds", "rounds", "count"),
     Column("total_seconds", "total", "seconds"),
     Column("wire_bytes", "on the wire", "bytes"),

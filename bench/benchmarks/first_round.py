@@ -5,10 +5,11 @@ from ..harness.experiment import Case, in_turn, skipped_row
 from ..harness.machine import need_memory
 from ..harness.table import Column
 
-ABOUT = """How fast the first round carries all of a process that writes nothing, by what its memory holds, how it is compressed, and over how
-many connections; sender and agent on this machine, the store in memory. The limits are measured on the same process in turn with the
-sends: `pipe` reads it with process_vm_readv, carries it through loopback TCP to another process and writes it to a file in the same
-store, and does nothing else; with two threads it does so twice side by side."""
+ABOUT = """How fast the first round carries all of a process that writes nothing, by what its memory holds, how it is
+compressed, and over how many connections; sender and agent on this machine, the store in memory. The limits are
+measured on the same process in turn with the sends: `pipe` reads it with process_vm_readv, carries it through loopback
+TCP to another process and writes it to a file in the same store, and does nothing else; with two threads it does so
+twice side by side."""
 
 COLUMNS = [
     Column("size", "size", "bytes"),
@@ -17,7 +18,7 @@ COLUMNS = [
     Column("streams", "streams", "count"),
     Column("first_round_rate", "first round", "rate"),
     Column("of_pipe", "of the pipe", "share"),
-    Column("ratio", "ratio", "ratio"),
+    Column("ratio", "ratio", "ratio", detail=True),
     Column("wire_bytes", "on the wire", "bytes"),
     Column("sender_cpu", "CPU, sender", "cpu"),
     Column("agent_cpu", "CPU, agent", "cpu"),

@@ -6,26 +6,27 @@ from ..harness.machine import need_memory
 from ..harness.phases import longest_wait
 from ..harness.table import Column
 
-ABOUT = """What follows the first round, of a half compressible process that writes pages at random at a pace, each page once before any twice.
-`1 % written` is one round: every hundredth page was written, once or more, during the first round. Its limit is what a scan of the whole
-process takes (PAGEMAP_SCAN, nothing armed) and the pipe of first_round for just those pages. `longest wait` is what the process itself saw
-of it, the freeze included: how long a write waited at most after it was due."""
+ABOUT = """What follows the first round, of a half compressible process that writes pages at random at a pace, each page
+once before any twice. `1 % written` is one round: every hundredth page was written, once or more, during the first
+round. Its limit is what a scan of the whole process takes (PAGEMAP_SCAN, nothing armed) and the pipe of first_round for
+just those pages. `longest wait` is what the process itself saw of it, the freeze included: how long a write waited at
+most after it was due."""
 
 COLUMNS = [
     Column("size", "size", "bytes"),
     Column("written", "written"),
     Column("what", "what"),
     Column("rounds", "rounds", "count"),
-    Column("live_round_seconds", "a live round", "seconds"),
+    Column("live_round_seconds", "a live round", "seconds", detail=True),
     Column("live_round_rate", "live rounds", "rate"),
-    Column("round_1_pages", "pages in round 1", "count"),
+    Column("round_1_pages", "pages in round 1", "count", detail=True),
     Column("round_1_seconds", "round 1", "seconds"),
     Column("of_limit", "of the limit", "ratio"),
-    Column("last_round_seconds", "last round", "seconds"),
+    Column("last_round_seconds", "last round", "seconds", detail=True),
     Column("downtime_seconds", "downtime", "seconds"),
     Column("longest_wait", "longest wait", "seconds"),
     Column("total_seconds", "total", "seconds"),
-    Column("later_bytes", "later rounds", "bytes"),
+    Column("later_bytes", "later rounds", "bytes", detail=True),
     Column("later_wire_bytes", "on the wire", "bytes"),
     Column("sender_cpu", "CPU, sender", "cpu"),
     Column("agent_cpu", "CPU, agent", "cpu"),

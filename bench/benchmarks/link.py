@@ -7,10 +7,10 @@ from ..harness.machine import need_memory
 from ..harness.phases import longest_wait
 from ..harness.table import Column
 
-ABOUT = """Through a link of 1 Gbit/s with a round trip of 10 ms: sender and agent are in network namespaces of their own, with tc's token
-bucket on the wire between them and a relay that delays every byte by 5 ms each way. (The relay ends the TCP connection, so what a slow start over a
-long way costs is not in it.) The process has 10 MB a second written. `of the link` is the rate on the wire, in all rounds, against that of plain bytes through the
-same link."""
+ABOUT = """Through a link of 1 Gbit/s with a round trip of 10 ms: sender and agent are in network namespaces of their
+own, with tc's token bucket on the wire between them and a relay that delays every byte by 5 ms each way. (The relay
+ends the TCP connection, so what a slow start over a long way costs is not in it.) The process has 10 MB a second
+written. `of the link` is the rate on the wire, in all rounds, against that of plain bytes through the same link."""
 
 COLUMNS = [
     Column("size", "size", "bytes"),
@@ -24,7 +24,7 @@ COLUMNS = [
     Column("downtime_seconds", "downtime", "seconds"),
     Column("longest_wait", "longest wait", "seconds"),
     Column("total_seconds", "total", "seconds"),
-    Column("wire_bytes", "wire bytes", "bytes"),
+    Column("wire_bytes", "wire bytes", "bytes", detail=True),
     Column("sender_cpu", "CPU, sender", "cpu"),
     Column("agent_cpu", "CPU, agent", "cpu"),
     Column("sender_peak_bytes", "memory, sender", "bytes"),

@@ -5,8 +5,9 @@ from ..harness.children import run
 from ..harness.stats import medians
 from ..harness.table import Column
 
-ABOUT = """Two parts by themselves, by one thread: `codec` encodes and decodes batches of pages, with memcpy of the same bytes beside it;
-`session` is the agent without its network: a first round, one of 1 % at random and one of every other page, then commit and reading."""
+ABOUT = """Two parts by themselves, by one thread: `codec` encodes and decodes batches of pages, with memcpy of the same
+bytes beside it; `session` is the agent without its network: a first round, one of 1 % at random and one of every other
+page, then commit and reading."""
 
 COLUMNS = [
     Column("part", "part"),

@@ -10,9 +10,10 @@ from ..harness.machine import need_memory
 from ..harness.table import Column
 from .side_effects import PHASES, WAYS, around_a_send
 
-ABOUT = """What being sent costs a Redis server and those who use it. Requests, half GET and half SET of values of 1 KiB, come when they
-are due at half of the rate at which redis-benchmark saturates the server, whether or not those before were answered; an answer counts
-from when its request was due, and as in time within 10 ms. Server, load, sender and agent share the cores of this machine."""
+ABOUT = """What being sent costs a Redis server and those who use it. Requests, half GET and half SET of values of 1
+KiB, come when they are due at half of the rate at which redis-benchmark saturates the server, whether or not those
+before were answered; an answer counts from when its request was due, and as in time within 10 ms. Server, load, sender
+and agent share the cores of this machine."""
 
 COLUMNS = [
     Column("keys", "keys", "count"),
@@ -20,8 +21,10 @@ COLUMNS = [
     Column("load", "requests/s", "count"),
     *[Column(f"{phase}_in_time", f"in time {phase}", "share") for phase in PHASES],
     Column("p99_times", "p99 during : before", "ratio"),
-    *[Column(f"{phase}_{name}", f"{name} {phase}", "seconds") for name in ("p50", "p99", "max") for phase in PHASES],
-    *[Column(f"{phase}_per_second", f"answers/s {phase}", "count") for phase in PHASES],
+    *[Column(f"{phase}_p50", f"p50 {phase}", "seconds", detail=True) for phase in PHASES],
+    *[Column(f"{phase}_p99", f"p99 {phase}", "seconds") for phase in PHASES],
+    *[Column(f"{phase}_max", f"longest {phase}", "seconds") for phase in PHASES],
+    *[Column(f"{phase}_per_second", f"answers/s {phase}", "count", detail=True) for phase in PHASES],
     Column("downtime_seconds", "downtime", "seconds"),
     Column("total_seconds", "total", "seconds"),
     Column("sender_cpu", "CPU, sender", "cpu"),

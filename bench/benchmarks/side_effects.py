@@ -8,10 +8,11 @@ from ..harness.machine import need_memory
 from ..harness.stats import change
 from ..harness.table import Column
 
-ABOUT = """What being sent costs the process that is sent: its own count of its writes and how long each took, before, during and after a
-send. At a pace the load is open: a write counts from when it was due, so the freeze shows. As fast as it can, it is bound by the processor, and
-loses what the first write to each page costs after every round, and the processor time that sender and agent take on the same cores. `first
-writes` is the share of the time that those cost by the measured price of one. The sends are paced at 200 MB/s, or not at all."""
+ABOUT = """What being sent costs the process that is sent: its own count of its writes and how long each took, before,
+during and after a send. At a pace the load is open: a write counts from when it was due, so the freeze shows. As fast
+as it can, it is bound by the processor, and loses what the first write to each page costs after every round, and the
+processor time that sender and agent take on the same cores. `first writes` is the share of the time that those cost by
+the measured price of one. The sends are paced at 200 MB/s, or not at all."""
 
 PHASES = ("before", "during", "after")
 COLUMNS = [
@@ -21,7 +22,9 @@ COLUMNS = [
     Column("during_loss", "lost during", "share"),
     Column("first_writes_share", "first writes", "share"),
     *[Column(f"{phase}_per_second", f"writes/s {phase}", "count") for phase in PHASES],
-    *[Column(f"{phase}_{name}", f"{name} {phase}", "seconds") for name in ("p50", "p99", "max") for phase in PHASES],
+    *[Column(f"{phase}_p50", f"p50 {phase}", "seconds", detail=True) for phase in PHASES],
+    *[Column(f"{phase}_p99", f"p99 {phase}", "seconds") for phase in PHASES],
+    *[Column(f"{phase}_max", f"longest {phase}", "seconds") for phase in PHASES],
     Column("downtime_seconds", "downtime", "seconds"),
     Column("total_seconds", "total", "seconds"),
     Column("sender_cpu", "CPU, sender", "cpu"),

@@ -46,10 +46,11 @@ SHOW = {
 
 @dataclass(frozen=True)
 class Column:
-    """A figure: its name in the JSON, its heading, and how it is shown (a key of SHOW)."""
+    """A figure: its name in the JSON, its heading, and how it is shown (a key of SHOW). A detail is left out of documents."""
     key: str
     heading: str
     kind: str = "text"
+    detail: bool = False
 
     def show(self, row):
         value = row.get(self.key)

@@ -41,6 +41,7 @@ def parse():
     parser.add_argument("--quick", action="store_true",
                         help="processes of 256 MiB and one run, to see that everything works; no figures to speak of")
     parser.add_argument("--runs", type=int, help="how many runs count (5; 1 with --quick)")
+    parser.add_argument("--sizes", metavar="MIB,...", default="", help="sizes of processes, instead of those of each benchmark")
     parser.add_argument("--json", metavar="FILE", help="write the results there, too (bench/results/NAME.json for those to be kept)")
     parser.add_argument("--store", metavar="DIR", default="/dev/shm", help="where stores are made and removed (/dev/shm)")
     parser.add_argument("--build", metavar="DIR", default="build/release", help="whose programs are measured (build/release)")
@@ -50,6 +51,8 @@ def parse():
         parser.error(f"there is no benchmark {unknown[0]}; there are {', '.join(ALL)}")
     if args.runs is not None and args.runs < 1:
         parser.error("--runs wants 1 or more")
+    if not all(size.isdigit() and int(size) > 0 for size in filter(None, args.sizes.split(","))):
+        parser.error("--sizes wants numbers of MiB, with commas between")
     return args
 
 
@@ -79,7 +82,7 @@ def main():
     document = {"machine": machine.facts(), "commit": commit(), "results": []}
     runs = args.runs or (1 if args.quick else 5)
     with Workshop(args.build, args.store) as workshop:
-        context = Context(workshop, runs, args.quick)
+        context = Context(workshop, runs, args.quick, tuple(int(size) for size in args.sizes.split(",") if size))
         for name in args.names or DEFAULT:
             result = measure(name, context)
             print_result(result)

@@ -12,7 +12,8 @@ ABOUT = """What being sent costs the process that is sent: its own count of its 
 during and after a send. At a pace the load is open: a write counts from when it was due, so the freeze shows. As fast
 as it can, it is bound by the processor, and loses what the first write to each page costs after every round, and the
 processor time that sender and agent take on the same cores. `first writes` is the share of the time that those cost by
-the measured price of one. The sends are paced at 200 MB/s, or not at all."""
+the measured price of one, `frozen` that of the freeze; what was lost beyond both went to sender and agent. The sends
+are paced at 200 MB/s, or not at all."""
 
 PHASES = ("before", "during", "after")
 COLUMNS = [
@@ -21,6 +22,8 @@ COLUMNS = [
     Column("what", "send"),
     Column("during_loss", "lost during", "share"),
     Column("first_writes_share", "first writes", "share"),
+    Column("frozen_share", "frozen", "share"),
+    Column("of_explained", "lost : explained", "ratio"),
     *[Column(f"{phase}_per_second", f"writes/s {phase}", "count") for phase in PHASES],
     *[Column(f"{phase}_p50", f"p50 {phase}", "seconds", detail=True) for phase in PHASES],
     *[Column(f"{phase}_p99", f"p99 {phase}", "seconds") for phase in PHASES],
@@ -54,13 +57,15 @@ def around_a_send(load, seconds, send):
     return sent, figures
 
 
-def first_writes_share(context, writer, sent):
-    """Pages that were written after they had been protected, times what one such write adds, as a share of the time."""
+def explained(context, writer, sent):
+    """What of the time is known to be lost: pages that were written after they had been protected, times what one such write
+    adds; and the freeze."""
     price = limits.measure(context.workshop, writer.pid, ["first_write"]).get("first_write_rate")
     if not price:
         return {}
     nbytes = sum(r["bytes"] for r in sent.rounds[1:])
-    return {"first_writes_share": nbytes / price / (sent.summary["total_ms"] / 1e3)}
+    return {"first_writes_share": nbytes / price / (sent.summary["total_ms"] / 1e3),
+            "frozen_share": sent.summary["downtime_ms"] / sent.summary["total_ms"]}
 
 
 def case(context, writer, labels, rate, options):
@@ -72,7 +77,10 @@ def case(context, writer, labels, rate, options):
             sent, figures = around_a_send(writer, seconds, lambda: tidemark.send(context.workshop, writer.pid, options))
         finally:
             writer.say("rate 0")
-        return {**figures, **first_writes_share(context, writer, sent)}
+        figures.update(explained(context, writer, sent))
+        if rate == "max" and "first_writes_share" in figures:
+            figures["of_explained"] = figures["during_loss"] / (figures["first_writes_share"] + figures["frozen_share"])
+        return figures
 
     return Case(labels, sample)
 

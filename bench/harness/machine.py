@@ -6,6 +6,7 @@ import platform
 from .children import Skip
 from .table import show_bytes
 
+# What is left to the machine: so much, or an eighth of a small one.
 RESERVE_BYTES = 1536 << 20
 
 
@@ -41,5 +42,6 @@ def facts():
 def need_memory(nbytes):
     """Skips where so much would leave the machine short."""
     free = _meminfo("MemAvailable")
-    if nbytes + RESERVE_BYTES > free:
-        raise Skip(f"needs {show_bytes(nbytes)} and {show_bytes(RESERVE_BYTES)} to spare, {show_bytes(free)} are free")
+    reserve = min(RESERVE_BYTES, _meminfo("MemTotal") // 8)
+    if nbytes + reserve > free:
+        raise Skip(f"needs {show_bytes(nbytes)} and {show_bytes(reserve)} to spare, {show_bytes(free)} are free")

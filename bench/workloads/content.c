@@ -86,8 +86,7 @@ static size_t word_make(char *word, unsigned number)
 	for (unsigned left = 1 + (number > 16) + r % 2; left > 0; left--) {
 		r = content_mix(r);
 		const char *syllable = syllables[r % 16];
-		memcpy(word + len, syllable, strlen(syllable));
-		len += strlen(syllable);
+		len = (size_t)(stpcpy(word + len, syllable) - word);
 	}
 	word[len++] = r >> 32 & 15 ? ' ' : '\n';
 	return len;

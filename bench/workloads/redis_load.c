@@ -10,6 +10,7 @@
  * First sets every key, prints "ready", then sends half GET, half SET of keys at random, spread
  * over the connections. Commands: see phases.h, and `rate PER_SECOND`.
  */
+#include <assert.h>
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -87,11 +88,14 @@ static void connection_open(struct connection *c, const char *path)
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		die(path);
+	c->cap = FILL_AHEAD;
+	c->requests = grow(NULL, c->cap * sizeof(*c->requests));
 }
 
 static void requests_grow(struct connection *c)
 {
-	size_t cap = c->cap ? c->cap * 2 : 256;
+	assert(c->cap > 0);
+	size_t cap = c->cap * 2;
 	struct request *bigger = grow(NULL, cap * sizeof(*bigger));
 	for (uint64_t i = c->answered; i < c->sent; i++)
 		bigger[i % cap] = c->requests[i % c->cap];
@@ -161,7 +165,8 @@ static void put_set(struct load *l, struct connection *c, uint64_t key)
 		uint64_t word = random_next(l);
 		memcpy(value + i, &word, 8);
 	}
-	memcpy(value + l->value_bytes, "\r\n", 2);
+	value[l->value_bytes] = '\r';
+	value[l->value_bytes + 1] = '\n';
 	connection_put(c, text, (size_t)len);
 	connection_put(c, value, l->value_bytes + 2);
 }

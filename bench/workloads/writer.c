@@ -89,8 +89,10 @@ static void write_counters(struct writer *w, uint64_t index)
 static void write_same(struct writer *w, uint64_t index)
 {
 	volatile uint64_t *words = (uint64_t *)(void *)(w->memory + index * PAGE);
-	for (unsigned i = 0; i < WORDS; i++)
-		words[i] = words[i];
+	for (unsigned i = 0; i < WORDS; i++) {
+		uint64_t word = words[i];
+		words[i] = word;
+	}
 }
 
 static const struct pattern {

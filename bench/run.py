@@ -88,6 +88,7 @@ def main():
             print_result(result)
             document["results"].append(result)
             if args.json:
+                os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
                 # After each, so that a long run that ends early leaves what it has.
                 with open(args.json, "w", encoding="utf-8") as f:
                     json.dump(document, f, indent=1)

@@ -29,7 +29,7 @@ COLUMNS = [
 RATE = 100
 LIMITS = ("5ms", "20ms", "100ms")
 # What a store holds of a process, at most.
-STORED_SHARE = {"zero": 0.25, "half": 1.1}
+STORED_SHARE = {"zero": 0.1, "half": 1.1}
 
 
 def measure_process(context, mib, content, limits):

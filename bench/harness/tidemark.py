@@ -134,6 +134,7 @@ def figures(sent):
         "agent_cpu": sent.agent.cpu_seconds / gigabytes,
         "sender_peak_bytes": sent.sender.peak_bytes,
         "agent_peak_bytes": sent.agent.peak_bytes,
+        "summary": sent.summary,
     }
     seconds = sum(r["time_ms"] for r in live) / 1e3
     if seconds:

@@ -90,6 +90,7 @@ class Figures(unittest.TestCase):
         self.assertAlmostEqual(figures["last_round_seconds"], 0.001)
         self.assertAlmostEqual(figures["sender_cpu"], 0.1 / (1160 * PAGE / 1e9))
         self.assertEqual(figures["later_wire_bytes"], 200000)
+        self.assertEqual(stats.medians([figures])["rounds"], 4)
 
     def test_a_page_that_need_not_travel_counts_as_written(self):
         figures = codecs.page_figures(self.sent)

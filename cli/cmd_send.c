@@ -47,11 +47,13 @@ enum {
 	OPTION_COMPRESS,
 	OPTION_DELTA_CACHE,
 	OPTION_FREEZE_TIMEOUT,
+	OPTION_IF_DIVERGING,
 	OPTION_INSECURE_NO_AUTH,
 	OPTION_KEY_FILE,
 	OPTION_KILL,
 	OPTION_LEAVE_RUNNING,
 	OPTION_LEAVE_STOPPED,
+	OPTION_MAX_BANDWIDTH,
 	OPTION_MAX_DOWNTIME,
 	OPTION_MAX_ROUNDS,
 	OPTION_NAME,
@@ -73,6 +75,10 @@ static const struct argp_option option_table[] = {
 	{"max-downtime", OPTION_MAX_DOWNTIME, "TIME", 0,
 		"Freeze once what is left takes this long (default 100ms)", 2},
 	{"max-rounds", OPTION_MAX_ROUNDS, "N", 0, "... or after this many rounds (default 30)", 2},
+	{"if-diverging", OPTION_IF_DIVERGING, "WHAT", 0,
+		"Where rounds stop shrinking: freeze (default); throttle the process first; or "
+		"abort",
+		2},
 	{"freeze-timeout", OPTION_FREEZE_TIMEOUT, "TIME", 0,
 		"Give up, and let the process go on, when the freeze takes longer (default 1s)", 2},
 	{NULL, 0, NULL, 0, "How:", 3},
@@ -86,6 +92,8 @@ static const struct argp_option option_table[] = {
 		"Memory for pages that are written often, of which only what changed is sent "
 		"(default 64M; 0: off)",
 		3},
+	{"max-bandwidth", OPTION_MAX_BANDWIDTH, "RATE", 0,
+		"Send no faster than this, but for the freeze: 200M (bytes a second), 1Gbit", 3},
 	{"threads", OPTION_THREADS, "N", 0,
 		"Workers that read and compress (default: one a processor)", 3},
 	{"streams", OPTION_STREAMS, "N", 0,
@@ -98,6 +106,19 @@ static const struct argp_option option_table[] = {
 	OPTION_JSON,
 	{0},
 };
+
+static enum tide_if_diverging parse_if_diverging(const struct argp_state *state, const char *arg)
+{
+	static const char *const names[] = {[TIDE_DIVERGING_FREEZE] = "freeze",
+		[TIDE_DIVERGING_THROTTLE] = "throttle",
+		[TIDE_DIVERGING_ABORT] = "abort"};
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(arg, names[i]) == 0)
+			return (enum tide_if_diverging)i;
+	}
+	argp_error(state, "--if-diverging takes freeze, throttle or abort, not '%s'", arg);
+	return TIDE_DIVERGING_FREEZE;
+}
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
@@ -118,6 +139,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_MAX_ROUNDS:
 		o->send.max_rounds = option_count(state, "--max-rounds", arg, 1, 1000000);
+		return 0;
+	case OPTION_IF_DIVERGING:
+		o->send.if_diverging = parse_if_diverging(state, arg);
+		return 0;
+	case OPTION_MAX_BANDWIDTH:
+		o->send.max_bytes_per_second = option_rate(state, "--max-bandwidth", arg);
 		return 0;
 	case OPTION_FREEZE_TIMEOUT:
 		o->send.freeze_timeout_ns = option_ns(state, "--freeze-timeout", arg);
@@ -208,7 +235,21 @@ static bool goes_to_agent(const struct tide_address *address)
 	return address->kind == TIDE_ADDRESS_TCP || address->kind == TIDE_ADDRESS_UNIX;
 }
 
-enum { ROUND, PAGES, BYTES, WIRE, TIME, RATE, SAME, DROPPED, REREAD, FINAL, WHY };
+enum {
+	ROUND,
+	PAGES,
+	BYTES,
+	WIRE,
+	TIME,
+	RATE,
+	SAME,
+	DROPPED,
+	REREAD,
+	REMAINING,
+	THROTTLED,
+	FINAL,
+	WHY
+};
 static const struct column round_columns[] = {
 	[ROUND] = {"round", "ROUND", CELL_COUNT, 5},
 	[PAGES] = {"pages", "PAGES", CELL_COUNT, 9},
@@ -219,6 +260,8 @@ static const struct column round_columns[] = {
 	[SAME] = {"unchanged_pages", "UNCHANGED", CELL_COUNT, 9},
 	[DROPPED] = {"dropped_pages", NULL, CELL_COUNT, 0},
 	[REREAD] = {"reread_pages", NULL, CELL_COUNT, 0},
+	[REMAINING] = {"remaining_ms", NULL, CELL_NS, 0},
+	[THROTTLED] = {"throttle_percent", NULL, CELL_COUNT, 0},
 	[FINAL] = {"final", NULL, CELL_FLAG, 0},
 	[WHY] = {"why", "NEXT", CELL_TEXT, 0},
 };
@@ -266,6 +309,9 @@ static void on_round(void *arg, const struct tide_send_round *r)
 	table_number(s->rounds, SAME, r->unchanged_pages);
 	table_number(s->rounds, DROPPED, r->dropped_pages);
 	table_number(s->rounds, REREAD, r->reread_pages);
+	if (r->remaining_ns)
+		table_number(s->rounds, REMAINING, r->remaining_ns);
+	table_number(s->rounds, THROTTLED, r->throttle_percent);
 	table_number(s->rounds, FINAL, r->final);
 	table_text(s->rounds, WHY, r->why[0] ? r->why : "done");
 	table_row(s->rounds);
@@ -295,6 +341,7 @@ enum {
 	SUM_ZSTD_SAVED,
 	SUM_DELTA_SAVED,
 	SUM_UNCHANGED,
+	SUM_THROTTLE,
 	SUM_BACKEND,
 };
 static const struct column summary_columns[] = {
@@ -321,6 +368,7 @@ static const struct column summary_columns[] = {
 	[SUM_ZSTD_SAVED] = {"zstd_saved_bytes", NULL, CELL_BYTES, 0},
 	[SUM_DELTA_SAVED] = {"delta_saved_bytes", NULL, CELL_BYTES, 0},
 	[SUM_UNCHANGED] = {"unchanged_pages", NULL, CELL_COUNT, 0},
+	[SUM_THROTTLE] = {"throttle_percent", NULL, CELL_COUNT, 0},
 	[SUM_BACKEND] = {"backend", NULL, CELL_TEXT, 0},
 };
 
@@ -358,6 +406,7 @@ static void print_summary_json(struct sending *s, const struct tide_send_result 
 	table_number(t, SUM_ZSTD_SAVED, r->zstd.saved_bytes);
 	table_number(t, SUM_DELTA_SAVED, r->delta.saved_bytes);
 	table_number(t, SUM_UNCHANGED, r->unchanged_pages);
+	table_number(t, SUM_THROTTLE, r->throttle_percent);
 	table_text(t, SUM_BACKEND, s->options.source.backend);
 	table_row(t);
 	table_free(t);
@@ -414,6 +463,8 @@ static void print_summary(struct sending *s, const struct tide_send_result *r)
 		fprintf(s->out,
 			"%" PRIu64 " pages were read again and not sent, as they were unchanged\n",
 			r->unchanged_pages);
+	if (r->throttle_percent)
+		fprintf(s->out, "the process was slowed by up to %u %%\n", r->throttle_percent);
 }
 
 /* --- the course of it

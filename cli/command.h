@@ -47,6 +47,7 @@ int command_fail(const struct tide_error *err);
 
 /* Parse an argument or end with a usage error that names the option. */
 uint64_t option_ns(const struct argp_state *state, const char *option, const char *text);
+uint64_t option_rate(const struct argp_state *state, const char *option, const char *text);
 uint64_t option_bytes(const struct argp_state *state, const char *option, const char *text);
 uint64_t option_count(const struct argp_state *state, const char *option, const char *text,
 	uint64_t min, uint64_t max);

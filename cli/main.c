@@ -64,6 +64,16 @@ uint64_t option_ns(const struct argp_state *state, const char *option, const cha
 	return ns;
 }
 
+uint64_t option_rate(const struct argp_state *state, const char *option, const char *text)
+{
+	uint64_t rate = 0;
+	if (units_parse_rate(text, &rate) < 0 || rate == 0)
+		argp_error(state,
+			"%s takes bytes a second such as 200M, or bits such as 1Gbit, not '%s'",
+			option, text);
+	return rate;
+}
+
 uint64_t option_bytes(const struct argp_state *state, const char *option, const char *text)
 {
 	uint64_t bytes = 0;

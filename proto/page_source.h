@@ -4,8 +4,9 @@
  * implement it for something else, and tests do for a piece of memory.
  *
  * One thread, the driver, calls everything but read(), in this order:
- *     describe, { collect, read..., settle }..., freeze, { collect, read..., state, settle }, thaw,
- * release read() is called by several threads at once, only between a collect and its settle.
+ *     describe, { collect, read..., settle, throttle }..., freeze, { collect, read..., state,
+ * settle }, thaw, release read() is called by several threads at once, only between a collect and
+ * its settle.
  */
 #ifndef PROTO_PAGE_SOURCE_H
 #define PROTO_PAGE_SOURCE_H
@@ -104,6 +105,14 @@ struct page_source_ops {
 	/* -ETIMEDOUT where the timeout had ended the freeze: then what was read since is not of one
 	 * instant. */
 	int (*thaw)(struct page_source *s, enum thaw_mode mode, struct tide_error *err);
+
+	/*
+	 * Takes `percent` (1 to 99) of its time from the process until told otherwise; 0 lets go of
+	 * it, and, the first time, begins to watch what it does when it is left alone. Optional:
+	 * NULL where nothing can be slowed. On failure nothing is slowed. freeze and release let
+	 * go, too.
+	 */
+	int (*throttle)(struct page_source *s, unsigned percent, struct tide_error *err);
 
 	/* Lets go without a trace; also in the middle of anything, and thaws (THAW_RUN) what is
 	 * frozen. */

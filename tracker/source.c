@@ -14,6 +14,7 @@
 #include "tracker/source.h"
 #include "tracker/source_private.h"
 #include "tracker/state.h"
+#include "tracker/throttle.h"
 #include "tracker/tracer.h"
 
 /* What the round's line should say besides the figures. */
@@ -49,7 +50,12 @@ static int source_collect(
 	written_release(&s->written);
 	baseline_release(&s->staged);
 
+	/* Short stops and ptrace stops of the same process would wait for each other. */
+	if (s->backend->ops->stands_still)
+		throttle_pause(s->throttle);
 	int r = source_look(s, &look, err);
+	if (s->backend->ops->stands_still)
+		throttle_resume(s->throttle);
 	if (r < 0)
 		goto out;
 	r = source_account(s, &look, &b, &s->written);
@@ -204,12 +210,21 @@ static int source_describe(
 	return 0;
 }
 
+static int source_throttle(struct page_source *base, unsigned percent, struct tide_error *err)
+{
+	struct process_source *s = (struct process_source *)base;
+	int r = s->throttle ? 0 : throttle_new(s->process, &s->throttle, err);
+	return r < 0 ? r : throttle_set(s->throttle, percent, err);
+}
+
 static int source_freeze(struct page_source *base, uint64_t timeout_ns, struct tide_error *err)
 {
 	struct process_source *s = (struct process_source *)base;
 	struct freeze_report report;
 	/* What has its number by now is not stopped even for a moment. */
 	int r = process_check(s->process, err);
+	if (r == 0 && s->throttle)
+		r = throttle_set(s->throttle, 0, err);
 	if (r == 0)
 		r = tracer_freeze(s->tracer, timeout_ns, &report, err);
 	s->frozen = r == 0;
@@ -247,6 +262,7 @@ static void source_release(struct page_source *base)
 	struct process_source *s = (struct process_source *)base;
 	if (s->frozen)
 		(void)source_thaw(base, THAW_RUN, NULL);
+	throttle_free(s->throttle);
 	if (s->backend)
 		s->backend->ops->release(s->backend);
 	tracer_stop(s->tracer);
@@ -277,6 +293,7 @@ static const struct page_source_ops process_source_ops = {
 	.freeze_keep = source_freeze_keep,
 	.state = source_state,
 	.thaw = source_thaw,
+	.throttle = source_throttle,
 	.release = source_release,
 };
 

@@ -19,6 +19,7 @@
 struct track_lock;
 struct process;
 struct tracer;
+struct throttle;
 
 struct process_source {
 	struct page_source base;
@@ -27,6 +28,7 @@ struct process_source {
 	struct tracer *tracer;
 	struct backend *backend;
 	struct hidden_writes *hidden;
+	struct throttle *throttle; /* NULL until it is asked for */
 	uint64_t page_bytes;
 	struct process_info *info;
 	struct process_state state;

@@ -133,8 +133,7 @@ static int begin(struct throttle *t, struct tide_error *err)
 	const struct process *p = t->process;
 	char state = process_thread_state(p, process_find_thread(p));
 	if (state == 'T' || state == 't')
-		return tide_fail_kind(err, TIDE_ERROR_FAILED, -EBUSY,
-			"throttle process %d, which is stopped", p->pid);
+		return tide_say(err, "process %d is stopped by somebody else", p->pid);
 	t->has_cgroup = throttle_cgroup_open(p, &t->cgroup) == 0;
 	int r = throttle_guard_start(p, t->has_cgroup ? &t->cgroup : NULL, &t->guard);
 	if (r == 0)

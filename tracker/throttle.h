@@ -30,8 +30,8 @@ DEFINE_GUARD(struct throttle, throttle_free)
 /*
  * Takes so much of its processor time away, 1 to 99 percent of what it used when it was left alone
  * (watched for a tenth of a second at least, for which it waits); 0 lets go of it: it runs freely
- * when this returns, and that never fails. Else -EBUSY where the process is stopped already, by its
- * user or a debugger: who stopped it will not see it go on by us. -EPIPE where the guard ended:
+ * when this returns, and that never fails. Else -ECANCELED where the process is stopped already, by
+ * its user or a debugger: who stopped it will not see it go on by us. -EPIPE where the guard ended:
  * nothing is slowed any more, and will not be. Or what making the guard says; nothing is slowed
  * then. One thread.
  */

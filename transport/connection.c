@@ -760,6 +760,11 @@ int connection_send(struct connection *c, struct frame_buffer *b, struct tide_er
 	return send_queue_put(&c->queue, b, on_loop_thread(c) ? SEND_FORCE : SEND_WAIT, err);
 }
 
+void connection_pace(struct connection *c, struct shared_pacing *pacing)
+{
+	send_queue_pace(&c->queue, pacing);
+}
+
 int connection_try_send(struct connection *c, struct frame_buffer *b, struct tide_error *err)
 {
 	return send_queue_put(&c->queue, b, SEND_TRY, err);

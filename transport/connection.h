@@ -25,6 +25,7 @@
 #include "proto/frame.h"
 #include "tidemark/error.h"
 #include "transport/byte_stream.h"
+#include "transport/pacing.h"
 
 struct connection;
 
@@ -105,11 +106,17 @@ void connection_limit(struct connection *c, struct frame_limits limits);
 
 /*
  * Any thread. Queues a frame and takes over its bytes: `b` is empty afterwards, whatever is
- * returned. While the queue is full it waits, except on the loop's thread, which must not and puts
- * its frame over the bound (small replies only there). Frames of one thread stay in order. 0,
- * -ENOMEM, or -EPIPE with the connection's error once it has ended or was shut down.
+ * returned. Where it is paced it waits for its turn, and while the queue is full, except on the
+ * loop's thread, which must not and puts its frame over the bound (small replies only there).
+ * Frames of one thread stay in order. 0, -ENOMEM, or -EPIPE with the connection's error once it has
+ * ended or was shut down.
  */
 int connection_send(struct connection *c, struct frame_buffer *b, struct tide_error *err);
+
+/* Frames that wait go at the speed of `pacing` from now on, which several connections may share and
+ * which must live until connection_close() and the last reference; NULL for none. Before other
+ * threads send. */
+void connection_pace(struct connection *c, struct shared_pacing *pacing);
 
 /* Any thread. The same without waiting: -EAGAIN where the queue is full; `b` is then still the
  * caller's. */

@@ -284,10 +284,14 @@ static void explain_freeze(
 static void explain(
 	const struct convergence *c, const struct figures *f, struct convergence_verdict *v)
 {
+	char throttled[32] = "";
 	switch (v->action) {
 	case CONVERGENCE_GO_ON:
-		snprintf(v->why, sizeof(v->why), "go on: %s would take %s (limit %s), %s", f->left,
-			f->expected, f->limit, f->prospect);
+		if (v->throttle_percent)
+			snprintf(throttled, sizeof(throttled), ", throttled by %u %%",
+				v->throttle_percent);
+		snprintf(v->why, sizeof(v->why), "go on%s: %s would take %s (limit %s), %s",
+			throttled, f->left, f->expected, f->limit, f->prospect);
 		break;
 	case CONVERGENCE_THROTTLE:
 		snprintf(v->why, sizeof(v->why),

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sends at an even speed: says when the next bytes may go. Pure: the time is handed in.
+ * Sends at an even speed: says when the next bytes may go. Pure: the time is handed in. What
+ * several threads or connections share has a lock around it.
  */
 #ifndef TRANSPORT_PACING_H
 #define TRANSPORT_PACING_H
 
+#include <pthread.h>
 #include <stdint.h>
 #include "base/clock.h"
 
@@ -26,5 +28,20 @@ void pacing_set(struct pacing *p, uint64_t bytes_per_second);
  * T + PACING_BURST_NS goes, and one grant.
  */
 uint64_t pacing_take(struct pacing *p, uint64_t bytes, uint64_t now_ns);
+
+/* One limit of several. */
+struct shared_pacing {
+	pthread_mutex_t lock;
+	struct pacing pacing;
+	uint64_t held_ns; /* that threads waited for their turn, added up */
+};
+
+void shared_pacing_init(struct shared_pacing *p);
+void shared_pacing_release(struct shared_pacing *p);
+void shared_pacing_set(struct shared_pacing *p, uint64_t bytes_per_second);
+/* As pacing_take(), now. */
+uint64_t shared_pacing_take(struct shared_pacing *p, uint64_t bytes);
+void shared_pacing_note_held(struct shared_pacing *p, uint64_t ns);
+uint64_t shared_pacing_held(struct shared_pacing *p);
 
 #endif

@@ -84,6 +84,8 @@ static void on_round(void *arg, const struct sender_round *r)
 		.duration_ns = r->record.duration_ns,
 		.interval_ns = r->record.interval_ns,
 		.dirty_bytes_per_second = r->dirty_bytes_per_second,
+		.remaining_ns = r->remaining_ns,
+		.throttle_percent = r->throttle_percent,
 	};
 	snprintf(round.why, sizeof(round.why), "%s%s%s", r->why,
 		r->why[0] && r->note[0] ? "; " : "", r->note);
@@ -122,6 +124,7 @@ static void on_done(void *arg, const struct sender_result *r, const struct tide_
 		.wire_bytes = r->wire_bytes,
 		.stored_bytes = r->stored_bytes,
 		.threads = r->nthreads,
+		.throttle_percent = r->throttle_percent,
 	};
 	memcpy(result.id, r->stream_id, sizeof(result.id));
 	s->callbacks.done(s->arg, &result, NULL);
@@ -223,6 +226,9 @@ static int take_options(
 	static const enum thaw_mode modes[] = {[TIDE_AFTER_RUN] = THAW_RUN,
 		[TIDE_AFTER_STOP] = THAW_STOP,
 		[TIDE_AFTER_KILL] = THAW_KILL};
+	static const enum if_diverging diverging[] = {[TIDE_DIVERGING_FREEZE] = DIVERGING_FREEZE,
+		[TIDE_DIVERGING_THROTTLE] = DIVERGING_THROTTLE,
+		[TIDE_DIVERGING_ABORT] = DIVERGING_ABORT};
 	const char *codec = o->codec ? o->codec : "lz4";
 	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 	if (o->name && !image_name_valid(o->name))
@@ -243,6 +249,8 @@ static int take_options(
 		.after = modes[o->after],
 		.delta_cache_bytes =
 			o->delta_cache_bytes ? o->delta_cache_bytes : DELTA_CACHE_BYTES,
+		.max_bytes_per_second = o->max_bytes_per_second,
+		.if_diverging = diverging[o->if_diverging],
 		.limits = frame_limits_max,
 	};
 	if (o->no_delta)

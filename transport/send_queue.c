@@ -19,10 +19,19 @@ int send_queue_init(struct send_queue *q, size_t bound_bytes, void (*wake)(void 
 	int r = pthread_mutex_init(&q->lock, NULL);
 	if (r != 0)
 		return -r;
-	r = pthread_cond_init(&q->changed, NULL);
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	r = pthread_cond_init(&q->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	if (r != 0)
 		pthread_mutex_destroy(&q->lock);
 	return -r;
+}
+
+void send_queue_pace(struct send_queue *q, struct shared_pacing *pacing)
+{
+	q->pacing = pacing;
 }
 
 static void pool_shrink(struct send_queue *q, size_t max_bytes)
@@ -96,6 +105,16 @@ static bool has_room(const struct send_queue *q, size_t bytes)
 	return q->held_bytes == 0 || q->held_bytes + bytes <= q->bound_bytes;
 }
 
+/* With the lock held. Until then, or until it is over. */
+static void wait_for_turn(struct send_queue *q, uint64_t go_ns)
+{
+	struct timespec go = clock_timespec(go_ns);
+	uint64_t began_ns = clock_now_ns(), now_ns = began_ns;
+	for (; !q->is_over && now_ns < go_ns; now_ns = clock_now_ns())
+		pthread_cond_timedwait(&q->changed, &q->lock, &go);
+	shared_pacing_note_held(q->pacing, now_ns - began_ns);
+}
+
 /* With the lock held. */
 static int put(
 	struct send_queue *q, struct frame_buffer *b, enum send_mode mode, struct tide_error *err)
@@ -123,7 +142,11 @@ static int put(
 int send_queue_put(
 	struct send_queue *q, struct frame_buffer *b, enum send_mode mode, struct tide_error *err)
 {
+	uint64_t go_ns =
+		q->pacing && mode == SEND_WAIT ? shared_pacing_take(q->pacing, b->bytes) : 0;
 	pthread_mutex_lock(&q->lock);
+	if (go_ns)
+		wait_for_turn(q, go_ns);
 	int r = put(q, b, mode, err);
 	pthread_mutex_unlock(&q->lock);
 	if (r != -EAGAIN)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include "proto/frame.h"
 #include "tidemark/error.h"
+#include "transport/pacing.h"
 
 /* Somebody who waits for all that was queued before. */
 struct send_flush {
@@ -52,6 +53,8 @@ struct send_queue {
 	size_t head, len, cap;
 	bool is_writer_busy; /* it looks again by itself */
 
+	struct shared_pacing *pacing; /* borrowed; NULL: none */
+
 	size_t bound_bytes;
 	size_t held_bytes;   /* storage of what is queued or being written */
 	uint64_t data_bytes; /* of that, what will travel */
@@ -68,8 +71,12 @@ int send_queue_init(struct send_queue *q, size_t bound_bytes, void (*wake)(void 
 /* Over, and nobody in it any more. */
 void send_queue_release(struct send_queue *q);
 
+/* What waits goes at the speed of `pacing` from now on, which must outlive the queue, or NULL.
+ * Before others use the queue. */
+void send_queue_pace(struct send_queue *q, struct shared_pacing *pacing);
+
 enum send_mode {
-	SEND_WAIT,  /* until there is room */
+	SEND_WAIT,  /* for its turn, where there is pacing, and until there is room */
 	SEND_TRY,   /* -EAGAIN where there is none */
 	SEND_FORCE, /* beyond the bound */
 };

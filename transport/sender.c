@@ -33,6 +33,8 @@ struct sender {
 	struct sender_callbacks callbacks;
 	void *arg;
 	uint64_t page_bytes;
+	struct shared_pacing pacing;
+	uint64_t paced_before_ns; /* the driver's: before the running round */
 
 	/* Of the driver between rounds, of the workers in one: each page is in one job. */
 	struct page_hashes *hashes;
@@ -165,6 +167,7 @@ static int send_round(struct sender *s, uint64_t number, bool final, const struc
 	page_workers_begin(s->workers, number);
 	pthread_mutex_unlock(&s->lock);
 
+	s->paced_before_ns = shared_pacing_held(&s->pacing);
 	page_hashes_begin(s->hashes, c);
 	if (s->deltas)
 		delta_cache_begin(s->deltas, c, final);
@@ -200,22 +203,26 @@ static int wait_for_ack(struct sender *s, uint64_t round, struct tide_error *err
 	return r;
 }
 
-static void report_round(struct sender *s, const struct round_record *record, bool final,
-	const struct change_set *c, const char *why)
+static void report_round(struct sender *s, const struct sender_round *round)
 {
 	struct report *report = calloc(1, sizeof(*report));
 	if (!report)
 		return;
-	report->round.record = *record;
-	report->round.final = final;
-	report->round.dirty_bytes_per_second = round_dirty_bytes_per_second(record, s->page_bytes);
-	memcpy(report->round.note, c->note, sizeof(report->round.note));
-	strncpy(report->round.why, why, sizeof(report->round.why) - 1);
+	report->round = *round;
 	pthread_mutex_lock(&s->lock);
 	*s->last_report = report;
 	s->last_report = &report->next;
 	pthread_mutex_unlock(&s->lock);
 	uv_async_send(&s->wake);
+}
+
+static struct sender_round describe_round(
+	struct sender *s, const struct round_record *record, const struct change_set *c)
+{
+	struct sender_round round = {.record = *record};
+	round.dirty_bytes_per_second = round_dirty_bytes_per_second(record, s->page_bytes);
+	memcpy(round.note, c->note, sizeof(round.note));
+	return round;
 }
 
 /*
@@ -255,6 +262,9 @@ static struct round_record record_of(
 		.duration_ns = clock_now_ns() - began_ns,
 		.collect_ns = c->collect_ns,
 		.interval_ns = c->interval_ns,
+		/* Workers wait side by side. */
+		.paced_ns =
+			(shared_pacing_held(&s->pacing) - s->paced_before_ns) / s->options.threads,
 	};
 }
 
@@ -335,39 +345,77 @@ static int begin_stream(struct sender *s, struct tide_error *err)
 	return r < 0 ? r : SEND(s, process_info_encode(PROCESS_NUMBER, &info, &out), err);
 }
 
-/* Rounds while the process runs. *ret_next is the number of the one that comes in the freeze. */
-static int send_rounds(struct sender *s, uint64_t *ret_next, struct tide_error *err)
+/* One round while the process runs, until the peer has it and we know what is left. */
+static int send_running_round(struct sender *s, uint64_t number, struct sender_round *ret,
+	uint64_t *ret_pending, struct tide_error *err)
 {
-	struct convergence convergence;
-	convergence_init(&convergence,
-		(struct convergence_limits){.max_downtime_ns = s->options.max_downtime_ns,
-			.max_rounds = s->options.max_rounds,
-			.page_bytes = s->page_bytes});
-
-	for (uint64_t number = 0;; number++) {
-		uint64_t began_ns = clock_now_ns();
-		const struct change_set *c;
-		int r = s->source->ops->collect(s->source, &c, err);
-		if (r == 0)
-			r = send_round(s, number, false, c, err);
-		if (r == 0)
-			r = wait_for_ack(s, number, err);
-		if (r < 0)
-			return tide_prefix(err, r, "round %llu: ", (unsigned long long)number);
-
+	uint64_t began_ns = clock_now_ns();
+	const struct change_set *c;
+	int r = s->source->ops->collect(s->source, &c, err);
+	if (r == 0)
+		r = send_round(s, number, false, c, err);
+	if (r == 0)
+		r = wait_for_ack(s, number, err);
+	if (r == 0) {
 		struct round_record record = record_of(s, number, c, began_ns);
-		struct convergence_verdict verdict;
-		uint64_t pending;
+		*ret = describe_round(s, &record, c);
 		page_hashes_settle(s->hashes, true);
 		if (s->deltas)
 			delta_cache_settle(s->deltas, true);
 		r = s->source->ops->settle(s->source, true, err);
-		if (r == 0)
-			r = s->source->ops->pending(s->source, &pending, err);
+	}
+	if (r == 0)
+		r = s->source->ops->pending(s->source, ret_pending, err);
+	return r < 0 ? tide_prefix(err, r, "round %llu: ", (unsigned long long)number) : 0;
+}
+
+/* What cannot be throttled is no reason to fail: the verdict says what then. */
+static void throttle(
+	struct sender *s, struct convergence *convergence, struct convergence_verdict *verdict)
+{
+	struct tide_error err = {.text = "this source cannot be slowed"};
+	int (*op)(struct page_source *, unsigned, struct tide_error *) = s->source->ops->throttle;
+	if (op && op(s->source, verdict->throttle_percent, &err) == 0) {
+		s->result.throttle_percent = verdict->throttle_percent;
+		return;
+	}
+	char reason[sizeof(err.text) + 64];
+	if (err.code && err.code != -ECANCELED)
+		snprintf(reason, sizeof(reason), "%s: %s", err.text, strerror(-err.code));
+	else
+		snprintf(reason, sizeof(reason), "%s", err.text);
+	convergence_cannot_throttle(convergence, reason, verdict);
+}
+
+/* Rounds while the process runs. *ret_next is the number of the one that comes in the freeze. */
+static int send_rounds(struct sender *s, uint64_t *ret_next, struct tide_error *err)
+{
+	struct convergence convergence;
+	struct convergence_verdict verdict = {0};
+	convergence_init(&convergence,
+		(struct convergence_limits){.max_downtime_ns = s->options.max_downtime_ns,
+			.max_rounds = s->options.max_rounds,
+			.page_bytes = s->page_bytes,
+			.if_diverging = s->options.if_diverging});
+	/* So that it is known what the process does when it is left alone. */
+	if (s->options.if_diverging == DIVERGING_THROTTLE && s->source->ops->throttle)
+		(void)s->source->ops->throttle(s->source, 0, NULL);
+
+	for (uint64_t number = 0;; number++) {
+		struct sender_round round;
+		uint64_t pending;
+		int r = send_running_round(s, number, &round, &pending, err);
 		if (r < 0)
-			return tide_prefix(err, r, "round %llu: ", (unsigned long long)number);
-		convergence_round(&convergence, &record, pending, &verdict);
-		report_round(s, &record, false, c, verdict.why);
+			return r;
+		round.throttle_percent = verdict.throttle_percent;
+		convergence_round(&convergence, &round.record, pending, &verdict);
+		if (verdict.action == CONVERGENCE_THROTTLE)
+			throttle(s, &convergence, &verdict);
+		round.remaining_ns = verdict.remaining_ns;
+		memcpy(round.why, verdict.why, sizeof(round.why));
+		report_round(s, &round);
+		if (verdict.action == CONVERGENCE_ABORT)
+			return tide_say(err, "%s", verdict.why);
 		if (verdict.action == CONVERGENCE_FREEZE) {
 			s->result.fits = verdict.fits;
 			*ret_next = number + 1;
@@ -438,6 +486,8 @@ static int send_final_round(struct sender *s, uint64_t number, struct tide_error
 	int r = wait_for_reports(s, err);
 	if (r < 0)
 		return r;
+	/* The limit is for the sake of others on the link; it is not worth a longer downtime. */
+	shared_pacing_set(&s->pacing, 0);
 	uint64_t began_ns = clock_now_ns();
 	r = s->source->ops->freeze(s->source, s->options.freeze_timeout_ns, err);
 	if (r < 0)
@@ -466,7 +516,9 @@ static int send_final_round(struct sender *s, uint64_t number, struct tide_error
 		return r;
 
 	struct round_record record = record_of(s, number, c, began_ns);
-	report_round(s, &record, true, c, "");
+	struct sender_round round = describe_round(s, &record, c);
+	round.final = true;
+	report_round(s, &round);
 	return 0;
 }
 
@@ -675,6 +727,7 @@ void sender_free(struct sender *s)
 	free(s->conns);
 	page_hashes_free(s->hashes);
 	delta_cache_free(s->deltas);
+	shared_pacing_release(&s->pacing);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->changed);
 	free(s);
@@ -779,6 +832,7 @@ int sender_start(uv_loop_t *loop, struct connection *const *conns, unsigned ncon
 		s->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
 		pthread_mutex_init(&s->lock, NULL);
 		pthread_cond_init(&s->changed, NULL);
+		shared_pacing_init(&s->pacing);
 		r = s->conns ? make_hashes(s) : -ENOMEM;
 		if (r == 0)
 			r = make_deltas(s);
@@ -793,9 +847,11 @@ int sender_start(uv_loop_t *loop, struct connection *const *conns, unsigned ncon
 		woken = r == 0;
 	}
 	if (r == 0) {
+		shared_pacing_set(&s->pacing, options->max_bytes_per_second);
 		struct connection_handler handler = {
 			.frame = on_frame, .ended = on_ended, .arg = s};
 		for (unsigned i = 0; i < nconns; i++) {
+			connection_pace(conns[i], &s->pacing);
 			connection_set_handler(conns[i], &handler);
 			connection_resume(conns[i]);
 		}

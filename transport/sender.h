@@ -35,6 +35,8 @@ struct sender_options {
 				       which is enough for 60 GiB of doubtful and shared memory */
 	uint64_t delta_cache_bytes; /* for pages whose changes alone travel; 0: none do. The peer
 				       must know FEATURE_DELTA. */
+	uint64_t max_bytes_per_second; /* on the wire, while the process runs; 0: no limit */
+	enum if_diverging if_diverging;
 	bool compare_all; /* written pages do not travel either where they hold what they held */
 };
 
@@ -45,6 +47,8 @@ struct sender_round {
 	struct round_record record;
 	bool final;
 	double dirty_bytes_per_second;
+	uint64_t remaining_ns;     /* to the end of the freeze; 0: no end is in sight, or final */
+	unsigned throttle_percent; /* that the process was slowed by in this round */
 	char note[160];            /* from the source, or "" */
 	char why[CONVERGENCE_WHY]; /* why it went on, or did not */
 };
@@ -58,9 +62,10 @@ struct sender_result {
 	uint64_t held_pages;      /* of the process in the end */
 	uint64_t page_bytes;
 	uint64_t wire_bytes;
-	uint64_t stored_bytes; /* as the agent says; 0 for a recording */
-	size_t nthreads;       /* of the process */
-	bool fits;             /* the freeze was foreseen to keep to max_downtime */
+	uint64_t stored_bytes;     /* as the agent says; 0 for a recording */
+	size_t nthreads;           /* of the process */
+	unsigned throttle_percent; /* that the process was slowed by, at most */
+	bool fits;                 /* the freeze was foreseen to keep to max_downtime */
 	struct batch_stats stats;
 	uint8_t stream_id[ID_BYTES];
 };

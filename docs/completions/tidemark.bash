@@ -32,6 +32,10 @@ _tidemark() {
 		mapfile -t COMPREPLY < <(compgen -W 'auto uffd-wp soft-dirty' -- "$cur")
 		return
 		;;
+	--if-diverging)
+		mapfile -t COMPREPLY < <(compgen -W 'freeze throttle abort' -- "$cur")
+		return
+		;;
 	--kind)
 		mapfile -t COMPREPLY < <(compgen -W 'all anonymous file' -- "$cur")
 		return
@@ -41,7 +45,7 @@ _tidemark() {
 			2>/dev/null | sed 's/ .*//')" -- "${cur^^}")
 		return
 		;;
-	--interval | --count | --mappings | --listen | --max-downtime | --max-rounds | --freeze-timeout | --timeout | --streams | --threads | --delta-cache | --name)
+	--interval | --count | --mappings | --listen | --max-bandwidth | --max-downtime | --max-rounds | --freeze-timeout | --timeout | --streams | --threads | --delta-cache | --name)
 		return
 		;;
 	esac

@@ -56,15 +56,28 @@ enum tide_after {
 	TIDE_AFTER_KILL = 2,
 };
 
+/* What to do where a process writes faster than its pages are sent: the rounds stop shrinking, or
+ * there were max_rounds of them, and what is left still does not fit in max_downtime. */
+enum tide_if_diverging {
+	TIDE_DIVERGING_FREEZE = 0, /* it is frozen all the same, for longer */
+	/* It is slowed, by 20 percent of its processor time and then harder, up to 99, until the
+	 * rounds shrink. It is let go of before the freeze, and whatever happens to us. Where it
+	 * cannot be slowed, where that does not help, and after max_rounds, it is frozen. */
+	TIDE_DIVERGING_THROTTLE = 1,
+	TIDE_DIVERGING_ABORT = 2, /* it goes on, and the send fails (code -ECANCELED) */
+};
+
 /* All zero means the defaults. Strings are copied. */
 struct tide_send_options {
 	const char *name;  /* of the image, at an agent; needed there */
 	const char *codec; /* NULL: "lz4"; "zstd", "none" */
 	enum tide_after after;
-	unsigned threads;           /* that read and compress; 0: one a processor */
-	unsigned streams;           /* connections to the agent, at most 64; 0: 1 */
-	uint64_t max_downtime_ns;   /* freeze once what is left takes this long; 0: 100 ms */
-	uint64_t max_rounds;        /* ... or after this many; 0: 30 */
+	unsigned threads;         /* that read and compress; 0: one a processor */
+	unsigned streams;         /* connections to the agent, at most 64; 0: 1 */
+	uint64_t max_downtime_ns; /* freeze once what is left takes this long; 0: 100 ms */
+	uint64_t max_rounds;      /* ... or after this many; 0: 30 */
+	enum tide_if_diverging if_diverging;
+	uint64_t max_bytes_per_second; /* on the wire, evenly, but not in the freeze; 0: no limit */
 	uint64_t freeze_timeout_ns; /* a freeze that takes longer is given up, and the send with it;
 				       0: 1 s */
 	uint64_t timeout_ns;        /* a peer that is silent for this long is dead; 0: 30 s */
@@ -88,7 +101,10 @@ struct tide_send_round {
 	uint64_t duration_ns; /* from the beginning of its collect to its acknowledgement */
 	uint64_t interval_ns; /* between its collect and the one before; 0 for the first */
 	double dirty_bytes_per_second; /* unique pages written in that interval; 0 for the first */
-	char why[512]; /* why it went on, or did not; and what is to be known of it */
+	uint64_t remaining_ns; /* expected to the end of the freeze; 0: no end is in sight, or final
+				*/
+	unsigned throttle_percent; /* that the process was slowed by in this round; 0: it was not */
+	char why[512];             /* why it went on, or did not; and what is to be known of it */
 };
 
 /* Pages that went in one form. */
@@ -108,8 +124,9 @@ struct tide_send_result {
 	uint64_t held_pages;                               /* of the process in the end */
 	uint64_t page_bytes;
 	uint64_t wire_bytes;
-	uint64_t stored_bytes; /* as the agent says; 0 for a recording */
-	uint64_t threads;      /* of the process */
+	uint64_t stored_bytes;     /* as the agent says; 0 for a recording */
+	uint64_t threads;          /* of the process */
+	unsigned throttle_percent; /* that the process was slowed by, at most */
 };
 
 /* How far the running round is. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The main job, end to end: real programs are sent while they write, and the image is held against
  * the stopped process. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -289,6 +290,128 @@ static void test_a_killed_send_leaves_the_process_unharmed(void)
 	finish_unharmed(mapper);
 }
 
+/* Writes all of its memory several times a second, which is more than is sent. */
+static struct child *start_fast_writer(void)
+{
+	struct child *target = child_start(fixture_workload("writer"), "16", "2000", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(target, "ready"));
+	return target;
+}
+
+static void test_who_writes_too_fast_is_slowed_and_sent_exactly(void)
+{
+	struct fixture_agent agent = fixture_agent_start("agent", NULL);
+	struct child *target = start_fast_writer();
+	struct child *send = child_run(0, fixture_tidemark(), "send", text_of(target->pid),
+		agent.address, "--name", "slowed", "--leave-stopped", "--max-bandwidth", "20MB/s",
+		"--max-downtime", "10ms", "--if-diverging", "throttle", "--json",
+		"--freeze-timeout", "60s", NULL);
+	unsigned percent = 0;
+	const char *summary = strstr(send->text, "\"downtime_ms\"");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(summary);
+	const char *throttle = strstr(summary, "\"throttle_percent\"");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(throttle);
+	CU_ASSERT_EQUAL(sscanf(throttle, "\"throttle_percent\": %u", &percent), 1);
+	CU_ASSERT_TRUE(percent >= 20 && percent <= 99);
+	printf("slowed by %u %% at most\n", percent);
+
+	wait_until_stopped(target->pid);
+	struct oracle_result result;
+	CU_ASSERT_EQUAL(oracle_compare(agent.store, "slowed", target->pid, &result), 0);
+	CU_ASSERT_EQUAL(result.different_pages, 0);
+	finish_unharmed(target);
+}
+
+/* The process that a send keeps to let go of the other, or 0. */
+static pid_t guard_of(pid_t sender)
+{
+	char path[300], text[256];
+	pid_t found = 0;
+	DIR *d = opendir("/proc");
+	for (struct dirent *e; d && !found && (e = readdir(d));) {
+		int pid = 0, parent = 0;
+		char comm[32] = "", state = 0;
+		snprintf(path, sizeof(path), "/proc/%s/stat", e->d_name);
+		FILE *f = fopen(path, "re");
+		if (f && fgets(text, sizeof(text), f) &&
+			sscanf(text, "%d (%31[^)]) %c %d", &pid, comm, &state, &parent) == 4 &&
+			strcmp(comm, "tidemark-guard") == 0 && parent == sender && state != 'Z')
+			found = pid;
+		if (f)
+			fclose(f);
+	}
+	if (d)
+		closedir(d);
+	return found;
+}
+
+static void wait_until_gone(pid_t pid)
+{
+	char path[64], text[256], state;
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	for (;; harness_pause()) {
+		FILE *f = fopen(path, "re");
+		bool is_there = f && fgets(text, sizeof(text), f) &&
+				sscanf(text, "%*d (%*[^)]) %c", &state) == 1 && state != 'Z';
+		if (f)
+			fclose(f);
+		if (!is_there)
+			return;
+	}
+}
+
+static void test_a_killed_send_lets_go_of_a_slowed_process(void)
+{
+	struct fixture_agent agent = fixture_agent_start("agent", NULL);
+	struct child *target = start_fast_writer();
+	struct child *send = child_start(fixture_tidemark(), "send", text_of(target->pid),
+		agent.address, "--max-bandwidth", "20MB/s", "--max-downtime", "1us", "--max-rounds",
+		"100000", "--if-diverging", "throttle", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(send, "throttled by"));
+	pid_t guard = guard_of(send->pid);
+	CU_ASSERT_TRUE_FATAL(guard > 0);
+	child_signal(send, SIGKILL);
+	CU_ASSERT_EQUAL(child_finish(send), 128 + SIGKILL);
+	wait_until_gone(guard);
+	CU_ASSERT_NOT_EQUAL(process_state_letter(target->pid), 'T');
+	child_signal(target, SIGUSR1);
+	CU_ASSERT_PTR_NOT_NULL(child_wait_line(target, "pass"));
+	child_signal(target, SIGTERM);
+	CU_ASSERT_EQUAL(child_finish(target), 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(target->text, " 0 wrong"));
+}
+
+static void test_a_send_that_does_not_converge_can_be_given_up(void)
+{
+	struct fixture_agent agent = fixture_agent_start("agent", NULL);
+	struct child *target = start_fast_writer();
+	struct child *send = child_run(1, fixture_tidemark(), "send", text_of(target->pid),
+		agent.address, "--max-bandwidth", "20MB/s", "--max-downtime", "10ms",
+		"--if-diverging", "abort", NULL);
+	CU_ASSERT_PTR_NOT_NULL(strstr(send->errors, "does not converge"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(send->errors, "MB/s is written and"));
+	CU_ASSERT_EQUAL(count_userfaultfds(target->pid), 0);
+	CU_ASSERT_FALSE(is_registered(target->pid));
+	child_signal(target, SIGUSR1);
+	CU_ASSERT_PTR_NOT_NULL(child_wait_line(target, "pass"));
+	child_signal(target, SIGTERM);
+	CU_ASSERT_EQUAL(child_finish(target), 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(target->text, " 0 wrong"));
+
+	/* The agent ends its session on its own; then there is nothing. */
+	child_signal(agent.child, SIGTERM);
+	CU_ASSERT_EQUAL(child_finish(agent.child), 0);
+	DIR *d = opendir(agent.store);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(d);
+	for (struct dirent *e; (e = readdir(d));) {
+		bool is_nothing = e->d_name[0] == '.' && !strstr(e->d_name, "writer");
+		CU_ASSERT_TRUE(is_nothing);
+		if (!is_nothing)
+			printf("%s was left\n", e->d_name);
+	}
+	closedir(d);
+}
+
 static void test_several_sessions_at_once(void)
 {
 	enum { N = 3 };
@@ -354,6 +477,9 @@ static const struct test tests[] = {
 	TEST(test_a_changed_page_is_found_by_compare),
 	TEST(test_the_program_behind_tcp_is_the_same),
 	TEST(test_a_killed_send_leaves_the_process_unharmed),
+	TEST(test_who_writes_too_fast_is_slowed_and_sent_exactly),
+	TEST(test_a_killed_send_lets_go_of_a_slowed_process),
+	TEST(test_a_send_that_does_not_converge_can_be_given_up),
 	TEST(test_several_sessions_at_once),
 	TEST(test_once_ends_after_one_session),
 	TEST(test_sigterm_ends_the_agent_cleanly),

@@ -421,7 +421,7 @@ static void test_a_stopped_process_is_left_alone(void)
 	CU_ASSERT_EQUAL(kill(child, SIGSTOP), 0);
 	wait_for_a_stop();
 	make_throttle();
-	CU_ASSERT_EQUAL(throttle_set(throttle, 50, &err), -EBUSY);
+	CU_ASSERT_EQUAL(throttle_set(throttle, 50, &err), -ECANCELED);
 	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "stopped"));
 	CU_ASSERT_EQUAL(state(), 'T');
 	CU_ASSERT_EQUAL(shared->continued, 0);

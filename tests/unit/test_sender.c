@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include "base/clock.h"
 #include "proto/batch.h"
 #include "proto/message.h"
 #include "tests/harness.h"
@@ -32,6 +33,9 @@ static struct {
 	int freeze_result, thaw_result, collect_fails_at;
 	int dirty_each_round; /* pages that are written before every collect, for ever */
 	void (*before_collect)(int number); /* the first is 1 */
+	unsigned throttled[32];             /* what was asked for, in order; 100 for the freeze */
+	int nthrottled;
+	bool cannot_throttle;
 	bool committed_before_thaw; /* the peer had said COMMITTED when the source was let go */
 } fake;
 
@@ -174,6 +178,7 @@ static int fake_freeze(struct page_source *s, uint64_t timeout_ns, struct tide_e
 		return fake.freeze_result;
 	}
 	fake.frozen = true;
+	fake.throttled[fake.nthrottled++] = 100;
 	/* What was written before it stood still, and was not collected yet. */
 	for (int i = 0; i < 20; i++)
 		fake_write(i * 7, 0xee);
@@ -215,7 +220,8 @@ static struct {
 	uint64_t features;
 	int fails_at_round; /* answers ERROR to the end of that round; -1: never */
 	int goes_at_round;  /* closes there */
-	bool is_over;       /* it failed, or went: what still comes does not matter */
+	enum { PEER_TAKES = 0, PEER_GOES, PEER_CANCELS } at_first_pages;
+	bool is_over; /* it failed, or went: what still comes does not matter */
 } peer;
 
 static int fake_thaw(struct page_source *s, enum thaw_mode mode, struct tide_error *err)
@@ -230,6 +236,18 @@ static int fake_thaw(struct page_source *s, enum thaw_mode mode, struct tide_err
 			.kind = TIDE_ERROR_FAILED,
 			.text = "the freeze took too long"};
 	return fake.thaw_result;
+}
+
+static int fake_throttle(struct page_source *s, unsigned percent, struct tide_error *err)
+{
+	(void)s;
+	CU_ASSERT_TRUE_FATAL(fake.nthrottled < 31);
+	fake.throttled[fake.nthrottled++] = percent;
+	if (percent == 0 || !fake.cannot_throttle)
+		return 0;
+	*err = (struct tide_error){
+		.code = -ECANCELED, .kind = TIDE_ERROR_FAILED, .text = "the array does not care"};
+	return -ECANCELED;
 }
 
 static void fake_release(struct page_source *s)
@@ -249,6 +267,7 @@ static const struct page_source_ops fake_ops = {
 	.freeze_keep = fake_freeze_keep,
 	.state = fake_state,
 	.thaw = fake_thaw,
+	.throttle = fake_throttle,
 	.release = fake_release,
 };
 
@@ -312,6 +331,17 @@ static void peer_drop(const struct frame *f)
 	drops_release(&m);
 }
 
+static struct {
+	bool done, failed;
+	struct sender_result result;
+	struct tide_error error;
+	int rounds;
+	uint64_t pages, unchanged_pages; /* as the rounds say, added up */
+	struct sender *sender;
+	int cancel_at_round;
+	struct sender_round last; /* before the freeze */
+} sending;
+
 static void peer_frame(void *arg, struct connection *c, const struct frame *f)
 {
 	(void)arg;
@@ -338,6 +368,11 @@ static void peer_frame(void *arg, struct connection *c, const struct frame *f)
 		break;
 	case FRAME_PAGES:
 		peer_take_pages(f);
+		peer.is_over = peer.at_first_pages != PEER_TAKES;
+		if (peer.at_first_pages == PEER_GOES)
+			connection_shutdown(c);
+		if (peer.at_first_pages == PEER_CANCELS)
+			sender_cancel(sending.sender);
 		break;
 	case FRAME_DROPS:
 		peer_drop(f);
@@ -386,21 +421,13 @@ static void peer_ended(void *arg, struct connection *c, const struct tide_error 
 /* --- one send
  * -------------------------------------------------------------------------------------- */
 
-static struct {
-	bool done, failed;
-	struct sender_result result;
-	struct tide_error error;
-	int rounds;
-	uint64_t pages, unchanged_pages; /* as the rounds say, added up */
-	struct sender *sender;
-	int cancel_at_round;
-} sending;
-
 static void on_round(void *arg, const struct sender_round *r)
 {
 	(void)arg;
 	sending.pages += r->record.pages;
 	sending.unchanged_pages += r->record.unchanged_pages;
+	if (!r->final)
+		sending.last = *r;
 	/* Who prints now may print to the frozen process. */
 	CU_ASSERT_FALSE(fake.frozen);
 	if (++sending.rounds == sending.cancel_at_round)
@@ -539,6 +566,109 @@ static void test_a_process_that_ends_does_so_after_the_commit(void)
 	expect_equal();
 	CU_ASSERT_EQUAL(fake.mode, THAW_KILL);
 	CU_ASSERT_TRUE(fake.committed_before_thaw);
+}
+
+static void expect_throttles(const unsigned *percents, int n)
+{
+	CU_ASSERT_EQUAL_FATAL(fake.nthrottled, n);
+	for (int i = 0; i < n; i++)
+		CU_ASSERT_EQUAL(fake.throttled[i], percents[i]);
+}
+
+static void test_who_writes_too_fast_is_throttled_harder_and_harder(void)
+{
+	static const unsigned course[] = {0, 20, 30, 40, 50, 60, 70, 80, 90, 99, 100};
+	fill();
+	fake.dirty_each_round = 1000;
+	run((struct sender_options){
+		.max_downtime_ns = 1, .max_rounds = 30, .if_diverging = DIVERGING_THROTTLE});
+	expect_equal();
+	expect_throttles(course, 11);
+	CU_ASSERT_EQUAL(sending.result.throttle_percent, 99);
+	CU_ASSERT_EQUAL(sending.last.throttle_percent, 99);
+	CU_ASSERT_EQUAL(sending.rounds, 4 + 9 * 2 + 1);
+}
+
+static void test_who_cannot_be_throttled_is_frozen(void)
+{
+	static const unsigned course[] = {0, 20, 100};
+	fill();
+	fake.dirty_each_round = 1000;
+	fake.cannot_throttle = true;
+	run((struct sender_options){
+		.max_downtime_ns = 1, .max_rounds = 30, .if_diverging = DIVERGING_THROTTLE});
+	expect_equal();
+	expect_throttles(course, 3);
+	CU_ASSERT_PTR_NOT_NULL(strstr(sending.last.why, "the array does not care"));
+	CU_ASSERT_EQUAL(sending.result.throttle_percent, 0);
+}
+
+static void test_who_diverges_goes_on_where_that_was_asked_for(void)
+{
+	fill();
+	fake.dirty_each_round = 1000;
+	run((struct sender_options){
+		.max_downtime_ns = 1, .max_rounds = 30, .if_diverging = DIVERGING_ABORT});
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_EQUAL(sending.error.code, -ECANCELED);
+	CU_ASSERT_EQUAL(sending.error.kind, TIDE_ERROR_FAILED);
+	CU_ASSERT_PTR_NOT_NULL(strstr(sending.error.text, "is written and"));
+	CU_ASSERT_EQUAL(fake.freezes, 0);
+	CU_ASSERT_EQUAL(fake.nthrottled, 0);
+	CU_ASSERT_FALSE(peer.committed);
+	/* The round that decided it is told, too. */
+	CU_ASSERT_EQUAL(sending.rounds, 4);
+}
+
+static uint64_t elapsed_ns(struct sender_options options)
+{
+	uint64_t began_ns = clock_now_ns();
+	run(options);
+	return clock_now_ns() - began_ns;
+}
+
+static void test_a_limit_of_bandwidth_is_kept(void)
+{
+	fill();
+	/* 1,107 pages of 4 KiB, not one of them compressed. */
+	uint64_t took_ns = elapsed_ns((struct sender_options){.max_bytes_per_second = 20000000});
+	expect_equal();
+	/* But for the first frame and what may be saved. */
+	CU_ASSERT_TRUE(took_ns > (1107 - 256) * 4096ull * NS_PER_S / 20000000 - PACING_BURST_NS);
+}
+
+static void write_everything(int collect)
+{
+	for (int i = 0; i < PAGES && fake.frozen && collect == 2; i++)
+		fake_write(i, 9);
+}
+
+static void test_the_freeze_is_not_paced(void)
+{
+	fake_write(1, 1);
+	fake.before_collect = write_everything;
+	/* Paced it would take 49 s. */
+	run((struct sender_options){.max_bytes_per_second = 100000});
+	expect_equal();
+	CU_ASSERT_EQUAL(sending.result.rounds, 2);
+	CU_ASSERT_TRUE(sending.result.downtime_ns < 20 * NS_PER_S);
+}
+
+static void test_who_waits_for_his_turn_hears_of_the_end(void)
+{
+	/* The first frame goes at once, the next an hour later. */
+	struct sender_options slow = {.max_bytes_per_second = 300};
+	fill();
+	peer.at_first_pages = PEER_GOES;
+	run(slow);
+	CU_ASSERT_TRUE(sending.failed);
+
+	setup();
+	fill();
+	peer.at_first_pages = PEER_CANCELS;
+	run(slow);
+	CU_ASSERT_TRUE(sending.failed);
+	CU_ASSERT_EQUAL(sending.error.code, -ECANCELED);
 }
 
 static void write_hot_pages(int collect)
@@ -967,6 +1097,13 @@ static const struct test tests[] = {
 	TEST(test_a_process_that_goes_on_does_not_wait_for_the_peer),
 	TEST(test_a_process_that_ends_does_so_after_the_commit),
 	TEST(test_pages_that_are_written_often_go_last),
+	TEST(test_who_writes_too_fast_is_throttled_harder_and_harder),
+	TEST(test_who_cannot_be_throttled_is_frozen),
+	TEST(test_who_diverges_goes_on_where_that_was_asked_for),
+	TEST(test_a_limit_of_bandwidth_is_kept),
+	TEST(test_the_freeze_is_not_paced),
+	TEST(test_who_waits_for_his_turn_hears_of_the_end),
+
 	TEST(test_rounds_that_never_shrink_end),
 	TEST(test_a_peer_that_fails_is_quoted),
 	TEST(test_a_peer_that_fails_in_the_freeze_lets_the_process_go_on),

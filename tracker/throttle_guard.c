@@ -54,12 +54,12 @@ uint64_t throttle_run_ns(unsigned percent)
 	return ns > RUN_LEAST_NS ? ns : RUN_LEAST_NS;
 }
 
-/* Of the time that it runs and stands it shall have its part of the processors that it would have.
- * On a busy machine that is not its part of the time: who was stopped comes first afterwards. */
-int64_t throttle_stop_ns(struct throttle_word word, uint64_t ran_ns, uint64_t used_ns)
+/* Of all time it shall have its part of the processors that it would have. On a busy machine that
+ * is not its part of the time: who was stopped comes first afterwards. */
+int64_t throttle_stop_ns(struct throttle_word word, uint64_t ns, uint64_t used_ns)
 {
 	double part = word.cpus * (100 - word.percent) / 100;
-	double stop_ns = part > 0 ? (double)used_ns / part - (double)ran_ns : 0;
+	double stop_ns = part > 0 ? (double)used_ns / part - (double)ns : 0;
 	return stop_ns < (double)DEBT_MOST_NS ? (int64_t)stop_ns : DEBT_MOST_NS;
 }
 
@@ -74,8 +74,10 @@ struct guard {
 	const struct throttle_cgroup *cgroup;
 	struct guard_shared *shared;
 	struct throttle_word word;
-	int64_t debt_ns; /* that it is still to be stopped */
-	bool is_asked;   /* the tracker waits for an answer */
+	int64_t debt_ns; /* that it is still to be stopped, by what is known of the time before
+			    at_ns */
+	uint64_t at_ns, used_ns;
+	bool is_asked; /* the tracker waits for an answer */
 	bool is_over;
 };
 
@@ -144,7 +146,6 @@ static bool wait_for_word(struct guard *g, const struct timespec *timeout)
 		g->is_over = false;
 		g->is_asked = true;
 		g->word = word;
-		g->debt_ns = 0;
 	}
 	return true;
 }
@@ -187,7 +188,7 @@ static bool is_stopped_by_another(const struct guard *g)
 
 /* CPU time of the whole process; a process that is gone used none. The kernel makes the number of
  * the clock of the number of the process (include/linux/posix-timers.h, CPUCLOCK_SCHED). */
-static uint64_t used_ns(const struct guard *g)
+static uint64_t read_used_ns(const struct guard *g)
 {
 	struct timespec t = {0};
 	clockid_t clock = (clockid_t)((~(unsigned)g->pid << 3) | 2u);
@@ -197,7 +198,6 @@ static uint64_t used_ns(const struct guard *g)
 
 static void stop_for_a_while(struct guard *g)
 {
-	uint64_t began_ns = clock_now_ns();
 	uint64_t ns = (uint64_t)g->debt_ns < STOP_MOST_NS ? (uint64_t)g->debt_ns : STOP_MOST_NS;
 	/* Noted first: who is killed between the two leaves a SIGCONT too many, and no stop. */
 	atomic_store(&g->shared->is_stopped, true);
@@ -206,26 +206,38 @@ static void stop_for_a_while(struct guard *g)
 	else
 		(void)wait_ns(g, ns);
 	let_run(g->shared, g->pid_fd);
-	g->debt_ns -= (int64_t)(clock_now_ns() - began_ns);
+}
+
+/* From here on it has its part. */
+static void begin_account(struct guard *g)
+{
+	g->debt_ns = 0;
+	g->at_ns = clock_now_ns();
+	g->used_ns = read_used_ns(g);
+}
+
+/* All time counts, also that of the stop and that until it came into force. */
+static void account(struct guard *g)
+{
+	uint64_t now_ns = clock_now_ns(), used_ns = read_used_ns(g);
+	g->debt_ns += throttle_stop_ns(g->word, now_ns - g->at_ns, used_ns - g->used_ns);
+	if (g->debt_ns > DEBT_MOST_NS)
+		g->debt_ns = DEBT_MOST_NS;
+	if (g->debt_ns < -CREDIT_MOST_NS)
+		g->debt_ns = -CREDIT_MOST_NS;
+	g->at_ns = now_ns;
+	g->used_ns = used_ns;
 }
 
 /* Lets it run, then stops it for what it had too much. One that waits is not stopped: that would
  * only end the call that it waits in. */
 static void one_period(struct guard *g)
 {
-	uint64_t began_ns = clock_now_ns(), used_before_ns = used_ns(g);
 	if (wait_ns(g, throttle_run_ns(g->word.percent)))
 		return;
-	uint64_t ran_ns = clock_now_ns() - began_ns, used = used_ns(g) - used_before_ns;
-	if (is_stopped_by_another(g)) {
-		g->debt_ns = 0;
-		return;
-	}
-	g->debt_ns += throttle_stop_ns(g->word, ran_ns, used);
-	if (g->debt_ns > DEBT_MOST_NS)
-		g->debt_ns = DEBT_MOST_NS;
-	if (g->debt_ns < -CREDIT_MOST_NS)
-		g->debt_ns = -CREDIT_MOST_NS;
+	account(g);
+	if (is_stopped_by_another(g))
+		begin_account(g);
 	if (g->debt_ns > 0)
 		stop_for_a_while(g);
 }
@@ -240,8 +252,10 @@ _Noreturn static void guard_main(struct guard *g)
 		else
 			(void)wait_for_word(g, NULL);
 		/* It runs by now. */
-		if (g->is_asked)
+		if (g->is_asked) {
+			begin_account(g);
 			answer(g);
+		}
 	}
 	let_run(g->shared, g->pid_fd);
 	if (g->cgroup && atomic_load(&g->shared->is_in_cgroup))

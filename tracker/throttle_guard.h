@@ -52,10 +52,10 @@ void throttle_guard_let_run(struct throttle_guard *g);
 /* Ends it and waits for that; no stop of its is in force then. */
 void throttle_guard_stop(struct throttle_guard *g);
 
-/* Pure: how long to let it run at once; and how long to stop it after it ran for ran_ns and had a
- * processor for used_ns of them, all threads together. Negative where it used less than its part.
- */
+/* Pure: how long to let it run at once; and how long it is to be stopped beyond a time of ns, in
+ * which it had a processor for used_ns, all threads together. Negative where it used less than its
+ * part. */
 uint64_t throttle_run_ns(unsigned percent);
-int64_t throttle_stop_ns(struct throttle_word word, uint64_t ran_ns, uint64_t used_ns);
+int64_t throttle_stop_ns(struct throttle_word word, uint64_t ns, uint64_t used_ns);
 
 #endif

@@ -91,9 +91,10 @@ static size_t count_spaces(const struct change_set *c)
 static int keep_written(struct send_order *o, const struct change_set *c)
 {
 	release_hot(o);
-	size_t n = count_spaces(c);
-	o->hot = n ? calloc(n, sizeof(*o->hot)) : NULL;
-	if (n && !o->hot)
+	if (c->nwritten == 0)
+		return 0;
+	o->hot = calloc(count_spaces(c), sizeof(*o->hot));
+	if (!o->hot)
 		return -ENOMEM;
 	int r = 0;
 	for (size_t i = 0; r == 0 && i < c->nwritten; i++) {

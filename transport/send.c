@@ -247,6 +247,7 @@ static int take_options(
 		.freeze_timeout_ns =
 			o->freeze_timeout_ns ? o->freeze_timeout_ns : FREEZE_TIMEOUT_NS,
 		.after = modes[o->after],
+		.compare_all = true,
 		.delta_cache_bytes =
 			o->delta_cache_bytes ? o->delta_cache_bytes : DELTA_CACHE_BYTES,
 		.max_bytes_per_second = o->max_bytes_per_second,

@@ -32,7 +32,7 @@ struct sender_options {
 	struct frame_limits limits; /* that the peer agreed to */
 	enum thaw_mode after;       /* once everything is held at the other end */
 	uint64_t hash_bytes_max;    /* for hashes of pages that need not travel again; 0: 256 MiB,
-				       which is enough for 60 GiB of doubtful and shared memory */
+				       which is enough for 60 GiB of memory that is compared */
 	uint64_t delta_cache_bytes; /* for pages whose changes alone travel; 0: none do. The peer
 				       must know FEATURE_DELTA. */
 	uint64_t max_bytes_per_second; /* on the wire, while the process runs; 0: no limit */

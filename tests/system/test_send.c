@@ -159,12 +159,46 @@ static void test_a_recorded_stream_gives_the_same_image(void)
 	finish_unharmed(writer);
 }
 
-/* How many pages went as what changed in them, by the summary of a send with --json. */
+/* A number of the summary of a send with --json. */
+static long summary_number(const struct child *send, const char *name)
+{
+	char key[64];
+	snprintf(key, sizeof(key), "\"%s\": ", name);
+	const char *summary = strstr(send->text, "\"summary\"");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(summary);
+	const char *at = strstr(summary, key);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(at);
+	return strtol(at + strlen(key), NULL, 10);
+}
+
+/* How many pages went as what changed in them. */
 static long delta_pages(const struct child *send)
 {
-	const char *at = strstr(send->text, "\"delta_pages\": ");
-	CU_ASSERT_PTR_NOT_NULL_FATAL(at);
-	return strtol(at + strlen("\"delta_pages\": "), NULL, 10);
+	return summary_number(send, "delta_pages");
+}
+
+/* A process may write all its memory, and change nothing. */
+static void test_pages_that_are_written_as_they_were_do_not_travel(void)
+{
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
+	struct child *counters =
+		child_start(fixture_workload("counters"), "24", "50", "same", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(counters, "ready"));
+	struct oracle_result result;
+	struct child *send = child_run(0, fixture_tidemark(), "send", text_of(counters->pid),
+		agent.address, "--name", "same", "--json", "--max-downtime", "1ns",
+		"--leave-stopped", "--freeze-timeout", "60s", NULL);
+	CU_ASSERT_EQUAL_FATAL(send->status, 0);
+	wait_until_stopped(counters->pid);
+	long sent = summary_number(send, "pages"), held = summary_number(send, "held_pages");
+	long unchanged = summary_number(send, "unchanged_pages");
+	printf("%ld pages held, %ld sent, %ld unchanged\n", held, sent, unchanged);
+	CU_ASSERT_TRUE(unchanged > 0);
+	/* Its stack, and what its libraries write. */
+	CU_ASSERT_TRUE(sent - held < unchanged / 10);
+	CU_ASSERT_EQUAL(oracle_compare(agent.store, "same", counters->pid, &result), 0);
+	CU_ASSERT_EQUAL(result.different_pages, 0);
+	finish_unharmed(counters);
 }
 
 /* Rounds of a process that counts, in more pages than the cache has room for and in fewer; then its
@@ -471,6 +505,7 @@ static const struct test tests[] = {
 	TEST(test_what_goes_on_is_unharmed),
 	TEST(test_a_killed_process_is_gone_when_its_image_is_there),
 	TEST(test_a_recorded_stream_gives_the_same_image),
+	TEST(test_pages_that_are_written_as_they_were_do_not_travel),
 	TEST(test_changes_of_pages_give_the_same_image),
 	TEST(test_a_recording_holds_no_changes_alone),
 	TEST(test_a_stream_goes_through_a_pipe),

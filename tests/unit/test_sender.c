@@ -1075,6 +1075,12 @@ static void write_the_same(int number)
 		fake.dirty[i] = fake.present[i];
 }
 
+static void write_the_same_everywhere(int number)
+{
+	for (int i = 0; i < PAGES; i++)
+		fake.dirty[i] = fake.present[i];
+}
+
 static void test_written_pages_with_the_same_bytes_travel_unless_all_are_compared(void)
 {
 	for (int all = 0; all < 2; all++) {
@@ -1086,6 +1092,29 @@ static void test_written_pages_with_the_same_bytes_travel_unless_all_are_compare
 		expect_equal();
 		expect_came(1000, 1100, all ? 1 : ROUNDS);
 		CU_ASSERT_EQUAL(sending.result.unchanged_pages > 0, all);
+		teardown();
+	}
+}
+
+/* The table has room for some of the pages: those that it does not know travel every time. */
+static void test_what_the_hashes_have_no_room_for_travels(void)
+{
+	static const uint64_t sizes[] = {1, 10000, 20000};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		setup();
+		for (int k = 0; k < PAGES; k++)
+			fake_write(k, (uint8_t)k);
+		fake.before_collect = write_the_same_everywhere;
+		run_rounds((struct sender_options){
+			.compare_all = true, .hash_bytes_max = sizes[i], .threads = 3});
+		expect_equal();
+		int once = 0, always = 0;
+		for (int k = 10; k < PAGES; k++) {
+			once += peer.came[k] == 1;
+			always += peer.came[k] >= ROUNDS;
+		}
+		CU_ASSERT_EQUAL(once > 400, sizes[i] > 1);
+		CU_ASSERT_TRUE(always > 0);
 		teardown();
 	}
 }
@@ -1127,6 +1156,7 @@ static const struct test tests[] = {
 	TEST(test_beyond_the_limit_of_hashes_all_travel),
 	TEST(test_an_unacknowledged_round_is_no_ground_to_leave_pages_out),
 	TEST(test_written_pages_with_the_same_bytes_travel_unless_all_are_compared),
+	TEST(test_what_the_hashes_have_no_room_for_travels),
 	{NULL, NULL},
 };
 

@@ -4,7 +4,9 @@
  * or an index of a database. What stays cannot be compressed. Checks itself all the while, and at
  * the end.
  *
- *     counters SIZE RATE     (MiB, thousand pages a second; RATE 0 counts nothing)
+ *     counters SIZE RATE [same]     (MiB, thousand pages a second; RATE 0 counts nothing)
+ *
+ * With "same" it counts by nothing: it writes what is there.
  *
  * Prints "ready" when all memory is filled. Ends on SIGTERM with a line "checked N pages, M wrong";
  * exit 1 when M > 0.
@@ -43,10 +45,10 @@ static void page_fill(uint64_t *page, uint64_t index)
 		page[i] = i % STEP ? mix(index * WORDS + i) : 0;
 }
 
-static void page_count(uint64_t *page)
+static void page_count(volatile uint64_t *page, uint64_t step)
 {
 	for (unsigned i = 0; i < WORDS; i += STEP)
-		page[i]++;
+		page[i] += step;
 }
 
 static void page_check(const uint64_t *page, uint64_t index)
@@ -71,8 +73,8 @@ static double now(void)
 
 int main(int argc, char **argv)
 {
-	if (argc != 3) {
-		fprintf(stderr, "usage: counters MIB THOUSAND_PAGES_PER_SECOND\n");
+	if (argc < 3 || argc > 4) {
+		fprintf(stderr, "usage: counters MIB THOUSAND_PAGES_PER_SECOND [same]\n");
 		return 2;
 	}
 	uint64_t npages = strtoull(argv[1], NULL, 10) << 8, counted = 0;
@@ -100,7 +102,7 @@ int main(int argc, char **argv)
 			uint64_t index = counted * 7919 % npages;
 			if (counted % 64 == 0)
 				page_check(pages[index], index);
-			page_count(pages[index]);
+			page_count(pages[index], argc == 3);
 		}
 		struct timespec pause = {.tv_nsec = 200000};
 		nanosleep(&pause, NULL);

@@ -87,7 +87,7 @@ static const struct argp_option option_table[] = {
 		"How writes are tracked: auto (default), uffd-wp, soft-dirty", 3},
 	{"verify-writes", OPTION_VERIFY_WRITES, NULL, 0,
 		"Compare all of memory in the freeze, where devices write it unseen", 3},
-	{"compress", OPTION_COMPRESS, "CODEC", 0, "lz4 (default), zstd or none", 3},
+	{"compress", OPTION_COMPRESS, "CODEC", 0, "auto (default), none, lz4 or zstd", 3},
 	{"delta-cache", OPTION_DELTA_CACHE, "SIZE", 0,
 		"Memory for pages that are written often, of which only what changed is sent "
 		"(default 64M; 0: off)",
@@ -165,8 +165,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->source.verify_writes = 1;
 		return 0;
 	case OPTION_COMPRESS:
-		if (strcmp(arg, "none") != 0 && !codec_by_name(arg))
-			argp_error(state, "--compress takes lz4, zstd or none, not '%s'", arg);
+		if (strcmp(arg, "auto") != 0 && !codec_by_name(arg))
+			argp_error(
+				state, "--compress takes auto, none, lz4 or zstd, not '%s'", arg);
 		o->send.codec = arg;
 		return 0;
 	case OPTION_DELTA_CACHE:
@@ -240,6 +241,7 @@ enum {
 	PAGES,
 	BYTES,
 	WIRE,
+	CODEC,
 	TIME,
 	RATE,
 	SAME,
@@ -255,6 +257,7 @@ static const struct column round_columns[] = {
 	[PAGES] = {"pages", "PAGES", CELL_COUNT, 9},
 	[BYTES] = {"bytes", "SIZE", CELL_BYTES, 9},
 	[WIRE] = {"wire_bytes", "ON WIRE", CELL_BYTES, 9},
+	[CODEC] = {"codec", "CODEC", CELL_TEXT, 5},
 	[TIME] = {"time_ms", "TIME", CELL_NS, 8},
 	[RATE] = {"dirty_bytes_per_second", "DIRTY RATE", CELL_RATE, 11},
 	[SAME] = {"unchanged_pages", "UNCHANGED", CELL_COUNT, 9},
@@ -303,6 +306,7 @@ static void on_round(void *arg, const struct tide_send_round *r)
 	table_number(s->rounds, PAGES, r->pages);
 	table_number(s->rounds, BYTES, r->pages * (uint64_t)sysconf(_SC_PAGESIZE));
 	table_number(s->rounds, WIRE, r->wire_bytes);
+	table_text(s->rounds, CODEC, r->codec);
 	table_number(s->rounds, TIME, r->duration_ns);
 	if (r->interval_ns)
 		table_real(s->rounds, RATE, r->dirty_bytes_per_second);
@@ -342,6 +346,7 @@ enum {
 	SUM_DELTA_SAVED,
 	SUM_UNCHANGED,
 	SUM_THROTTLE,
+	SUM_COMPRESS,
 	SUM_BACKEND,
 };
 static const struct column summary_columns[] = {
@@ -369,6 +374,7 @@ static const struct column summary_columns[] = {
 	[SUM_DELTA_SAVED] = {"delta_saved_bytes", NULL, CELL_BYTES, 0},
 	[SUM_UNCHANGED] = {"unchanged_pages", NULL, CELL_COUNT, 0},
 	[SUM_THROTTLE] = {"throttle_percent", NULL, CELL_COUNT, 0},
+	[SUM_COMPRESS] = {"compress", NULL, CELL_TEXT, 0},
 	[SUM_BACKEND] = {"backend", NULL, CELL_TEXT, 0},
 };
 
@@ -407,6 +413,7 @@ static void print_summary_json(struct sending *s, const struct tide_send_result 
 	table_number(t, SUM_DELTA_SAVED, r->delta.saved_bytes);
 	table_number(t, SUM_UNCHANGED, r->unchanged_pages);
 	table_number(t, SUM_THROTTLE, r->throttle_percent);
+	table_text(t, SUM_COMPRESS, s->options.send.codec ? s->options.send.codec : "auto");
 	table_text(t, SUM_BACKEND, s->options.source.backend);
 	table_row(t);
 	table_free(t);

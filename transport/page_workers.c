@@ -6,11 +6,15 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/error.h"
+#include "transport/codec_choice.h"
 #include "transport/page_workers.h"
 #include "transport/send_order.h"
 
 /* A worker's jobs wait in a short queue: what waits longer was read too early. */
 #define JOBS_PER_WORKER 2
+
+/* None, LZ4, zstd. */
+#define LADDER_MAX 3
 
 /* A batch of one round: pages of one space, all known to be zero or all to be read. */
 struct job {
@@ -26,7 +30,9 @@ struct page_workers {
 	uint64_t batch_pages; /* that fit into one frame */
 	pthread_t *threads;
 	unsigned nthreads;
-	struct send_order order; /* the driver's */
+	struct send_order order;                /* the driver's */
+	const struct codec *ladder[LADDER_MAX]; /* to choose from, from sparing to dense */
+	unsigned nladder;
 
 	/* All below is guarded by `lock`; `changed` is signalled whenever something of it changes.
 	 */
@@ -37,12 +43,14 @@ struct page_workers {
 	bool is_cancelled, is_ending;
 	uint64_t round;
 	struct page_sums of_round, of_all;
+	struct codec_choice choice;
 };
 
 /* What one thread works with. */
 struct worker {
 	struct page_workers *w;
 	uint64_t round;
+	unsigned level; /* of the ladder, for the job in hand */
 	unsigned turn;  /* where to begin to look for a connection */
 	uint8_t *pages; /* BATCH_PAGES_MAX */
 	struct batch *batch;
@@ -66,6 +74,57 @@ static void account(struct page_workers *w, const struct page_sums *more)
 	sums_add(&w->of_round, more);
 	sums_add(&w->of_all, more);
 	pthread_mutex_unlock(&w->lock);
+}
+
+/* --- the codec ------------------------------------------------------------------------------- */
+
+static void ladder_make(struct page_workers *w)
+{
+	const struct codec *const all[] = {&codec_raw, &codec_lz4, &codec_zstd};
+	const struct page_workers_options *o = &w->options;
+	if (!o->choose_from)
+		w->ladder[w->nladder++] = o->codec ? o->codec : &codec_raw;
+	for (size_t i = 0; o->choose_from && i < sizeof(all) / sizeof(all[0]); i++) {
+		if (!(all[i]->feature & ~o->choose_from))
+			w->ladder[w->nladder++] = all[i];
+	}
+	codec_choice_init(&w->choice, w->nladder, w->nladder > 1);
+}
+
+/* A change of a page costs both ends more than the page itself: it pays where the link is the
+ * limit, as compressing does. */
+static bool deltas_pay(const struct worker *k)
+{
+	return k->level > 0 || k->w->nladder == 1;
+}
+
+/* A batch was encoded, from `begun` to `encoded`, and is queued now. */
+static void note_work(
+	struct worker *k, const struct batch_stats *stats, uint64_t begun_ns, uint64_t encoded_ns)
+{
+	struct page_workers *w = k->w;
+	uint64_t now_ns = clock_now_ns();
+	uint64_t zero_bytes = stats->form[CODEC_ZERO].pages * w->options.page_bytes;
+	struct codec_choice_work work = {
+		.bytes = stats->bytes_in - zero_bytes,
+		.wire_bytes = stats->bytes_out,
+		.busy_ns = encoded_ns - begun_ns,
+		.wait_ns = now_ns - encoded_ns,
+	};
+	uint64_t queued_bytes = 0;
+	for (unsigned i = 0; i < w->options.nconns; i++)
+		queued_bytes += connection_stats(w->options.conns[i]).queued_bytes;
+	pthread_mutex_lock(&w->lock);
+	codec_choice_note(&w->choice, now_ns, &work, queued_bytes);
+	pthread_mutex_unlock(&w->lock);
+}
+
+const char *page_workers_codec(struct page_workers *w)
+{
+	pthread_mutex_lock(&w->lock);
+	const char *name = w->ladder[w->choice.home]->name;
+	pthread_mutex_unlock(&w->lock);
+	return name;
 }
 
 /* --- one batch ------------------------------------------------------------------------------- */
@@ -157,10 +216,10 @@ static int encode_pages(struct worker *k, struct frame_buffer *ret, struct batch
 {
 	const struct page_workers_options *o = &k->w->options;
 	const uint8_t *former[BATCH_PAGES_MAX];
-	struct batch_encoding how = {.codec = o->codec};
+	struct batch_encoding how = {.codec = k->w->ladder[k->level]};
 	if (o->deltas) {
 		take_former(o->deltas, k->batch, former);
-		how.former = former;
+		how.former = deltas_pay(k) ? former : NULL;
 	}
 	int r = batch_encode(PROCESS_NUMBER, k->batch, k->pages, &how, ret, stats);
 	if (r == 0 && o->deltas)
@@ -187,10 +246,13 @@ static int send_pages(
 		return tide_fail(err, r, "encode pages");
 	}
 	sums.wire_bytes = frame.bytes;
+	uint64_t encoded_ns = clock_now_ns();
 	r = connection_send(conn, &frame, err);
-	if (r == 0)
-		account(k->w, &sums);
-	return r;
+	if (r < 0)
+		return r;
+	note_work(k, &sums.stats, job->looked_at_ns, encoded_ns);
+	account(k->w, &sums);
+	return 0;
 }
 
 /* The same for what the receiver does not hold yet of the first `bytes` of the spans. */
@@ -263,6 +325,7 @@ static bool next_job(struct worker *k, struct job *ret)
 	memcpy(k->spans, ret->spans, ret->nspans * sizeof(*k->spans));
 	ret->spans = k->spans;
 	k->round = w->round;
+	k->level = w->choice.level;
 	w->first_job = (w->first_job + 1) % w->njobs;
 	w->queued_jobs--;
 	w->busy++;
@@ -310,9 +373,12 @@ static void *work(void *arg)
 
 /* --- the driver's side ----------------------------------------------------------------------- */
 
-void page_workers_begin(struct page_workers *w, uint64_t round)
+void page_workers_begin(struct page_workers *w, uint64_t round, bool final)
 {
 	pthread_mutex_lock(&w->lock);
+	codec_choice_begin(&w->choice, clock_now_ns());
+	if (final)
+		codec_choice_end(&w->choice);
 	w->round = round;
 	w->of_round = (struct page_sums){0};
 	pthread_mutex_unlock(&w->lock);
@@ -391,6 +457,13 @@ int page_workers_wait(struct page_workers *w)
 	int r = w->is_cancelled ? -ECANCELED : 0;
 	pthread_mutex_unlock(&w->lock);
 	return r;
+}
+
+void page_workers_arrived(struct page_workers *w)
+{
+	pthread_mutex_lock(&w->lock);
+	codec_choice_arrived(&w->choice, clock_now_ns(), w->nthreads);
+	pthread_mutex_unlock(&w->lock);
 }
 
 void page_workers_cancel(struct page_workers *w)
@@ -475,6 +548,7 @@ int page_workers_new(const struct page_workers_options *options, struct page_wor
 		return -ENOMEM;
 	w->options = *options;
 	w->batch_pages = batch_pages_fit((uint32_t)options->page_bytes, &options->limits);
+	ladder_make(w);
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->changed, NULL);
 	int r = w->batch_pages ? allocate(w) : -EMSGSIZE;

@@ -3,8 +3,8 @@
  * Threads that read, encode and queue the pages of a round, side by side: each batch is the work of
  * one of them. They wait for room in the connection, and for nothing else.
  *
- * One thread, the driver, calls begin, queue, wait, in this order, for each round; while it is
- * between a begin and its wait, the page source, the hashes and the deltas are theirs.
+ * One thread, the driver, calls begin, queue, wait, arrived, in this order, for each round; while
+ * it is between a begin and its wait, the page source, the hashes and the deltas are theirs.
  */
 #ifndef TRANSPORT_PAGE_WORKERS_H
 #define TRANSPORT_PAGE_WORKERS_H
@@ -30,7 +30,9 @@ struct page_workers_options {
 	struct connection *const *conns; /* pages go by any of them */
 	unsigned nconns;                 /* at least 1 */
 	const struct codec *codec;       /* NULL: none */
-	struct frame_limits limits;      /* that the peer agreed to */
+	uint64_t choose_from; /* features of codecs, among which one is chosen by what is measured
+				 (codec_choice.h); 0: always `codec` */
+	struct frame_limits limits; /* that the peer agreed to */
 	uint64_t page_bytes;
 	unsigned threads; /* at least 1 */
 	/* Any of the threads, when it fails; also before page_workers_new() has returned. What is
@@ -52,8 +54,8 @@ struct page_sums {
 /* -EMSGSIZE where the limits leave no room for a page, -ENOMEM, or what pthread_create() says. */
 int page_workers_new(const struct page_workers_options *options, struct page_workers **ret);
 
-/* A round begins: its sums are zero. */
-void page_workers_begin(struct page_workers *w, uint64_t round);
+/* A round begins: its sums are zero. In the final one no codec is tried out. */
+void page_workers_begin(struct page_workers *w, uint64_t round, bool final);
 
 /* Queues what was written, what was written in the round before, too, behind the rest
  * (send_order.h), cut into batches; waits while too many are queued. 0, or -ECANCELED after a
@@ -64,9 +66,15 @@ int page_workers_queue(struct page_workers *w, const struct change_set *changes)
  * The same errors. */
 int page_workers_wait(struct page_workers *w);
 
+/* All of the round has arrived at the other end. */
+void page_workers_arrived(struct page_workers *w);
+
 /* Any thread. What is queued is passed over, now and later. Whoever waits in a connection must be
  * freed by its failure. */
 void page_workers_cancel(struct page_workers *w);
+
+/* Any thread. The codec that is used now, or the best so far where one is chosen: "none", ... */
+const char *page_workers_codec(struct page_workers *w);
 
 /* Any thread. Of the round that runs or ran last, and of all rounds; either may be NULL. */
 void page_workers_sums(

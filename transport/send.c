@@ -75,6 +75,7 @@ static void on_round(void *arg, const struct sender_round *r)
 		return;
 	struct tide_send_round round = {
 		.number = r->record.number,
+		.codec = r->codec,
 		.final = r->final,
 		.pages = r->record.pages,
 		.dropped_pages = r->record.dropped_pages,
@@ -229,7 +230,8 @@ static int take_options(
 	static const enum if_diverging diverging[] = {[TIDE_DIVERGING_FREEZE] = DIVERGING_FREEZE,
 		[TIDE_DIVERGING_THROTTLE] = DIVERGING_THROTTLE,
 		[TIDE_DIVERGING_ABORT] = DIVERGING_ABORT};
-	const char *codec = o->codec ? o->codec : "lz4";
+	const char *codec = o->codec ? o->codec : "auto";
+	bool is_auto = strcmp(codec, "auto") == 0;
 	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 	if (o->name && !image_name_valid(o->name))
 		return tide_fail_kind(
@@ -238,7 +240,8 @@ static int take_options(
 	s->sender_options = (struct sender_options){
 		.name = s->name,
 		.sink = SINK_IMAGE,
-		.codec = strcmp(codec, "none") == 0 ? NULL : codec_by_name(codec),
+		.codec = is_auto ? NULL : codec_by_name(codec),
+		.choose_from = is_auto ? FEATURES_STORED : 0,
 		.threads = o->threads       ? o->threads
 			   : processors > 0 ? (unsigned)processors
 					    : 1,
@@ -256,7 +259,7 @@ static int take_options(
 	};
 	if (o->no_delta)
 		s->sender_options.delta_cache_bytes = 0;
-	if (!s->sender_options.codec && strcmp(codec, "none") != 0)
+	if (!s->sender_options.codec && !is_auto)
 		return tide_fail_kind(
 			err, TIDE_ERROR_USAGE, -EINVAL, "no codec is called '%s'", codec);
 	s->streams = o->streams ? o->streams : 1;

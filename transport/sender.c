@@ -164,7 +164,7 @@ static int send_round(struct sender *s, uint64_t number, bool final, const struc
 	s->progress.round = number;
 	s->progress.round_pages = c->written_pages;
 	s->progress.round_started_ns = clock_now_ns();
-	page_workers_begin(s->workers, number);
+	page_workers_begin(s->workers, number, final);
 	pthread_mutex_unlock(&s->lock);
 
 	s->paced_before_ns = shared_pacing_held(&s->pacing);
@@ -220,6 +220,7 @@ static struct sender_round describe_round(
 	struct sender *s, const struct round_record *record, const struct change_set *c)
 {
 	struct sender_round round = {.record = *record};
+	round.codec = page_workers_codec(s->workers);
 	round.dirty_bytes_per_second = round_dirty_bytes_per_second(record, s->page_bytes);
 	memcpy(round.note, c->note, sizeof(round.note));
 	return round;
@@ -328,6 +329,7 @@ static int begin_stream(struct sender *s, struct tide_error *err)
 	head.page_bytes = (uint32_t)s->page_bytes;
 	if (s->options.codec)
 		head.features |= s->options.codec->feature;
+	head.features |= s->options.choose_from;
 	if (s->deltas)
 		head.features |= FEATURE_DELTA;
 	if (uname(&u) == 0)
@@ -358,6 +360,7 @@ static int send_running_round(struct sender *s, uint64_t number, struct sender_r
 		r = wait_for_ack(s, number, err);
 	if (r == 0) {
 		struct round_record record = record_of(s, number, c, began_ns);
+		page_workers_arrived(s->workers);
 		*ret = describe_round(s, &record, c);
 		page_hashes_settle(s->hashes, true);
 		if (s->deltas)
@@ -772,6 +775,7 @@ static int start_workers(struct sender *s)
 			.nconns = s->nconns,
 			.deltas = s->deltas,
 			.codec = s->options.codec,
+			.choose_from = s->options.choose_from,
 			.limits = s->options.limits,
 			.page_bytes = s->page_bytes,
 			.threads = s->options.threads,
@@ -800,6 +804,7 @@ void sender_options_agree(struct sender_options *options, const struct agreement
 	if (codec && codec->feature & ~agreement->features)
 		codec = NULL;
 	options->codec = codec;
+	options->choose_from &= agreement->features;
 	if (!(agreement->features & FEATURE_DELTA))
 		options->delta_cache_bytes = 0;
 	options->limits = agreement->limits;

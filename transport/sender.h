@@ -24,6 +24,8 @@ struct sender_options {
 	const char *name; /* of the image; two-way connections only */
 	enum sink_kind sink;
 	const struct codec *codec; /* NULL: none */
+	uint64_t choose_from;      /* features of codecs, of which the best is found while it runs;
+				      0: always `codec` */
 	unsigned threads;          /* workers, at least 1 */
 	uint64_t max_downtime_ns;
 	uint64_t max_rounds;        /* while the process runs, at least 1 */
@@ -50,6 +52,7 @@ struct sender_round {
 	uint64_t remaining_ns;     /* to the end of the freeze; 0: no end is in sight, or final */
 	unsigned throttle_percent; /* that the process was slowed by in this round */
 	char note[160];            /* from the source, or "" */
+	const char *codec;         /* that it ended with: "none", ... */
 	char why[CONVERGENCE_WHY]; /* why it went on, or did not */
 };
 

@@ -25,7 +25,7 @@ _tidemark() {
 		return
 		;;
 	--compress)
-		mapfile -t COMPREPLY < <(compgen -W 'none lz4 zstd' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'auto none lz4 zstd' -- "$cur")
 		return
 		;;
 	--backend)

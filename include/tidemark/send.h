@@ -70,7 +70,7 @@ enum tide_if_diverging {
 /* All zero means the defaults. Strings are copied. */
 struct tide_send_options {
 	const char *name;  /* of the image, at an agent; needed there */
-	const char *codec; /* NULL: "lz4"; "zstd", "none" */
+	const char *codec; /* NULL: "auto", by what is measured; "none", "lz4", "zstd" */
 	enum tide_after after;
 	unsigned threads;         /* that read and compress; 0: one a processor */
 	unsigned streams;         /* connections to the agent, at most 64; 0: 1 */
@@ -91,8 +91,9 @@ struct tide_send_options {
 /* A round that the other end has acknowledged. */
 struct tide_send_round {
 	uint64_t number;
-	int final;      /* sent in the freeze */
-	uint64_t pages; /* sent */
+	int final;         /* sent in the freeze */
+	uint64_t pages;    /* sent */
+	const char *codec; /* that it ended with: "none", "lz4", "zstd" */
 	uint64_t dropped_pages;
 	uint64_t reread_pages;    /* not seen to be written, but nothing shows that they were not:
 				     read, and sent where they had changed */

@@ -36,6 +36,7 @@ offers --json check --
 offers --max-downtime send --max-d
 offers lz4 send --compress l
 offers zstd send --compress z
+offers auto send --compress a
 offers anonymous wss --kind a
 offers MLOCKED pages --columns ml
 offers $$ pages "${$:0:1}"

@@ -22,7 +22,7 @@
 
 /* Workers that wait for so little or so much of their time know what the limit is. */
 #define SHARE_NEVER_UP 0.15
-#define SHARE_NEVER_DOWN 0.85
+#define SHARE_NEVER_DOWN 0.75
 
 void codec_choice_init(struct codec_choice *c, unsigned levels, unsigned level)
 {
@@ -40,6 +40,9 @@ static void window_begin(struct codec_choice *c)
 void codec_choice_begin(struct codec_choice *c, uint64_t now_ns)
 {
 	c->last_ns = now_ns;
+	/* From the second on pages can go as what changed: what the first has shown says little. */
+	if (++c->rounds == 2)
+		memset(c->tries, 0, sizeof(c->tries));
 }
 
 void codec_choice_arrived(struct codec_choice *c, uint64_t now_ns, unsigned workers)
@@ -98,11 +101,18 @@ static int way_to_try(const struct codec_choice *c, double share)
 	return up ? 1 : down ? -1 : 0;
 }
 
+/* What is queued leaves first. */
+static void settle(struct codec_choice *c)
+{
+	c->is_settling = true;
+	c->to_leave_bytes = c->queued_bytes;
+}
+
 static void step(struct codec_choice *c, int way)
 {
 	c->way = way;
 	c->level = way > 0 ? c->level + 1 : c->level - 1;
-	c->is_settling = true;
+	settle(c);
 }
 
 /* Not that way again for a while; longer each time. */
@@ -122,7 +132,7 @@ static void go_home(struct codec_choice *c)
 	close_way(c, c->way);
 	c->level = c->home;
 	c->way = 0;
-	c->is_settling = true;
+	settle(c);
 }
 
 /* It got more through: this is home now. What lies beyond is new; what lies behind was worse. */
@@ -162,14 +172,13 @@ static bool is_soon(const struct codec_choice *c)
 
 static bool is_much_worse(const struct codec_choice *c)
 {
-	return c->way && !c->is_settling && is_soon(c) &&
-	       window_rate(c) < c->home_rate * MUCH_WORSE;
+	return c->way && is_soon(c) && window_rate(c) < c->home_rate * MUCH_WORSE;
 }
 
 static bool is_window_full(const struct codec_choice *c)
 {
 	if (c->is_settling)
-		return is_soon(c);
+		return is_soon(c) && c->to_leave_bytes == 0;
 	return (c->active_ns >= WINDOW_NS && c->work.bytes >= WINDOW_BYTES) ||
 	       (c->active_ns >= WINDOW_LONG_NS && c->work.bytes >= WINDOW_LONG_BYTES);
 }
@@ -201,6 +210,9 @@ void codec_choice_note(struct codec_choice *c, uint64_t now_ns,
 	c->last_ns += passed;
 	c->active_ns += passed;
 	c->clock_ns += passed;
+	uint64_t came = c->queued_bytes + work->wire_bytes;
+	uint64_t left = came > queued_bytes ? came - queued_bytes : 0;
+	c->to_leave_bytes -= left < c->to_leave_bytes ? left : c->to_leave_bytes;
 	c->work.bytes += work->bytes;
 	c->work.wire_bytes += work->wire_bytes;
 	c->queued_bytes = queued_bytes;

@@ -36,7 +36,10 @@ struct codec_choice {
 	struct codec_choice_work work;
 	uint64_t queued_at_begin, queued_bytes; /* on the way to the link: then, and now */
 	bool is_over;
-	bool is_settling; /* the last step is not through yet: it is not looked at */
+	bool is_settling;        /* the last step is not through yet: it is not looked at */
+	uint64_t to_leave_bytes; /* ... of what was queued at that step: it takes the room of what
+				    is smaller */
+	unsigned rounds;
 
 	uint64_t clock_ns; /* all active time so far */
 	unsigned home;     /* the best level so far */

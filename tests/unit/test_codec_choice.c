@@ -12,7 +12,8 @@
 #define LEVELS 3 /* none, LZ4, zstd */
 #define WORKERS_MAX 4
 #define BATCH (1u << 20)
-#define QUEUE (64.0 * BATCH)
+/* A frame's memory is what its pages would take whole, however small it became. */
+#define QUEUE_FRAMES 60
 
 /* What a kind of memory costs, and becomes, at each level. */
 struct content {
@@ -50,8 +51,10 @@ struct world {
 	double link; /* bytes a second */
 	unsigned workers;
 	double now_ns;
-	double free_at_ns[WORKERS_MAX]; /* when a worker takes its next batch */
-	double link_done_ns;            /* when the link has sent all that is queued */
+	double free_at_ns[WORKERS_MAX];  /* when a worker takes its next batch */
+	double link_done_ns;             /* when the link has sent all that is queued */
+	double sent_at_ns[QUEUE_FRAMES]; /* when it has sent each of the last frames: a ring */
+	size_t frames;
 	struct codec_choice choice;
 	bool is_fixed;
 	double done_bytes;
@@ -89,10 +92,10 @@ static void world_step(struct world *w)
 	double busy = (bytes * x->ns_per_byte[level] + (BATCH - bytes) * 0.1) * noise(0.1);
 	double begun = w->free_at_ns[k], encoded = begun + busy;
 	double out = bytes * x->ratio[level];
-	/* There is room once the link has sent all but a queue of bytes. */
-	double room_at = w->link_done_ns - (QUEUE - out) * 1e9 / w->link;
-	double put = room_at > encoded ? room_at : encoded;
+	double *sent_at = &w->sent_at_ns[w->frames++ % QUEUE_FRAMES];
+	double put = *sent_at > encoded ? *sent_at : encoded;
 	w->link_done_ns = (w->link_done_ns > put ? w->link_done_ns : put) + out * 1e9 / w->link;
+	*sent_at = w->link_done_ns;
 	w->free_at_ns[k] = put;
 	w->done_bytes += bytes;
 	if (put > w->now_ns)
@@ -310,6 +313,23 @@ static void test_short_rounds_count_together(void)
 	CU_ASSERT(c.clock_ns < 3 * NS_PER_S);
 }
 
+/* Pages that nothing can be made of, and then, a round later, of which little changed. */
+static void test_what_the_first_round_shows_does_not_bind_the_second(void)
+{
+	static const struct content changes = {"changes", BATCH, {0.5, 1.0, 1.2}, {1, 0.01, 0.01}};
+	for (unsigned level = 0; level < 2; level++) {
+		struct world w;
+		world_init(&w, &contents[4], 125e6, 2);
+		codec_choice_init(&w.choice, LEVELS, level);
+		codec_choice_begin(&w.choice, 0);
+		world_run(&w, 20);
+		w.content = &changes;
+		codec_choice_begin(&w.choice, (uint64_t)w.now_ns);
+		world_run(&w, 2);
+		CU_ASSERT(w.choice.home > 0);
+	}
+}
+
 /* Rounds that the queue has room for, until they took `seconds`; the bytes a second of those. What
  * tells of the link is only when a round has arrived. */
 static double run_rounds(struct world *w, double seconds)
@@ -396,6 +416,7 @@ int main(int argc, char **argv)
 		TEST(test_the_limit_tells_which_way_to_try),
 		TEST(test_the_freeze_tries_nothing),
 		TEST(test_short_rounds_count_together),
+		TEST(test_what_the_first_round_shows_does_not_bind_the_second),
 		TEST(test_short_rounds_on_a_slow_link_are_compressed),
 		TEST(test_one_level_is_no_choice),
 		TEST(test_without_pages_it_stays_where_it_is),

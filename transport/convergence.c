@@ -238,7 +238,7 @@ struct figures {
 	char left[LEFT_TEXT];
 	char expected[UNITS_TEXT], limit[UNITS_TEXT]; /* of the downtime */
 	char written[UNITS_TEXT], sent[UNITS_TEXT];   /* a second */
-	char prospect[2 * UNITS_TEXT + 48];
+	char prospect[2 * UNITS_TEXT + 40];
 };
 
 /* "about 4.2 s to go", or why there is no end to be seen. */
@@ -284,7 +284,7 @@ static void explain_freeze(
 static void explain(
 	const struct convergence *c, const struct figures *f, struct convergence_verdict *v)
 {
-	char throttled[32] = "";
+	char throttled[28] = "";
 	switch (v->action) {
 	case CONVERGENCE_GO_ON:
 		if (v->throttle_percent)

@@ -663,6 +663,7 @@ static void test_who_waits_for_his_turn_hears_of_the_end(void)
 	run(slow);
 	CU_ASSERT_TRUE(sending.failed);
 
+	teardown();
 	setup();
 	fill();
 	peer.at_first_pages = PEER_CANCELS;

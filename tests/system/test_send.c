@@ -214,8 +214,9 @@ static void test_changes_of_pages_give_the_same_image(void)
 		char image[512];
 		struct child *send = child_run(0, fixture_tidemark(), "send",
 			text_of(counters->pid), agent.address, "--name", caches[i], "--json",
-			"--max-downtime", "1ns", "--max-rounds", "6", "--delta-cache", caches[i],
-			"--leave-stopped", "--freeze-timeout", "60s", NULL);
+			"--max-downtime", "1ns", "--max-rounds", "6", "--compress",
+			i == 1 ? "zstd" : "lz4", "--delta-cache", caches[i], "--leave-stopped",
+			"--freeze-timeout", "60s", NULL);
 		CU_ASSERT_EQUAL_FATAL(send->status, 0);
 		wait_until_stopped(counters->pid);
 		printf("--delta-cache %s: %ld pages as their changes\n", caches[i],
@@ -230,6 +231,38 @@ static void test_changes_of_pages_give_the_same_image(void)
 		child_signal(counters, SIGCONT);
 	}
 	finish_unharmed(counters);
+}
+
+/* Whatever it finds to be best, and however often it changes its mind. */
+static void test_every_way_to_compress_gives_the_same_image(void)
+{
+	static const char *const codecs[] = {"auto", "none", "lz4", "zstd"};
+	struct fixture_agent agent = fixture_agent_start("store", NULL);
+	struct child *writer = child_start(fixture_workload("writer"), "48", "30", NULL);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(child_wait_line(writer, "ready"));
+	for (size_t i = 0; i < sizeof(codecs) / sizeof(codecs[0]); i++) {
+		struct oracle_result result;
+		struct child *send = child_run(0, fixture_tidemark(), "send", text_of(writer->pid),
+			agent.address, "--name", codecs[i], "--json", "--compress", codecs[i],
+			"--leave-stopped", "--freeze-timeout", "60s", NULL);
+		CU_ASSERT_EQUAL_FATAL(send->status, 0);
+		wait_until_stopped(writer->pid);
+		CU_ASSERT_EQUAL(oracle_compare(agent.store, codecs[i], writer->pid, &result), 0);
+		CU_ASSERT_EQUAL(result.different_pages, 0);
+
+		/* All that was sent went in some form, and in the one that was asked for. */
+		long lz4 = summary_number(send, "lz4_pages"),
+		     zstd = summary_number(send, "zstd_pages");
+		long raw = summary_number(send, "raw_pages");
+		CU_ASSERT_EQUAL(lz4 + zstd + raw + summary_number(send, "zero_pages") +
+					summary_number(send, "delta_pages"),
+			summary_number(send, "pages"));
+		CU_ASSERT_TRUE(i == 0 || (lz4 > 0) == (strcmp(codecs[i], "lz4") == 0));
+		CU_ASSERT_TRUE(i == 0 || (zstd > 0) == (strcmp(codecs[i], "zstd") == 0));
+		CU_ASSERT_EQUAL(summary_number(send, "lz4_saved_bytes") > 0, lz4 > 0);
+		child_signal(writer, SIGCONT);
+	}
+	finish_unharmed(writer);
 }
 
 /* Nobody who reads it later has the pages. */
@@ -507,6 +540,7 @@ static const struct test tests[] = {
 	TEST(test_a_recorded_stream_gives_the_same_image),
 	TEST(test_pages_that_are_written_as_they_were_do_not_travel),
 	TEST(test_changes_of_pages_give_the_same_image),
+	TEST(test_every_way_to_compress_gives_the_same_image),
 	TEST(test_a_recording_holds_no_changes_alone),
 	TEST(test_a_stream_goes_through_a_pipe),
 	TEST(test_a_changed_page_is_found_by_compare),

@@ -904,6 +904,29 @@ static void test_an_older_peer_gets_what_it_knows(void)
 	}
 }
 
+/* What may come of a choice is announced: of what both know. */
+static void test_a_choice_is_of_what_the_peer_knows(void)
+{
+	static const uint64_t knows[] = {
+		FEATURES_KNOWN, FEATURE_LZ4 | FEATURE_DELTA, FEATURE_ZSTD, 0};
+	for (size_t i = 0; i < sizeof(knows) / sizeof(knows[0]); i++) {
+		if (i) {
+			teardown();
+			setup();
+		}
+		fill();
+		fake.before_collect = change_a_little;
+		struct sender_options o = {.choose_from = FEATURES_STORED,
+			.delta_cache_bytes = 1u << 20,
+			.threads = 3};
+		struct agreement agreement = {.features = knows[i], .limits = frame_limits_max};
+		sender_options_agree(&o, &agreement);
+		run_rounds(o);
+		expect_equal();
+		CU_ASSERT_EQUAL(peer.features, knows[i] & (FEATURES_STORED | FEATURE_DELTA));
+	}
+}
+
 static void test_without_a_cache_no_deltas_travel(void)
 {
 	fill();
@@ -1146,6 +1169,7 @@ static const struct test tests[] = {
 	TEST(test_private_pages_travel_once_more_when_they_become_doubtful),
 	TEST(test_what_changed_a_little_travels_as_that),
 	TEST(test_an_older_peer_gets_what_it_knows),
+	TEST(test_a_choice_is_of_what_the_peer_knows),
 	TEST(test_without_a_cache_no_deltas_travel),
 	TEST(test_a_byte_that_changed_without_a_sign_travels),
 	TEST(test_many_pages_that_changed_travel),

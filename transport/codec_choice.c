@@ -24,6 +24,10 @@
 #define SHARE_NEVER_UP 0.15
 #define SHARE_NEVER_DOWN 0.75
 
+/* ... and that the link is full. What it carried then is known for so long. */
+#define SHARE_FULL 0.75
+#define LINK_KNOWN_NS (20 * NS_PER_S)
+
 void codec_choice_init(struct codec_choice *c, unsigned levels, unsigned level)
 {
 	*c = (struct codec_choice){
@@ -91,11 +95,31 @@ static bool is_open(const struct codec_choice *c, unsigned from, int way)
 	return is_there && c->clock_ns >= c->tries[way > 0].not_before_ns;
 }
 
+/* Notes what the link carries, when it is full. */
+static void note_link(struct codec_choice *c, double share)
+{
+	if (share < SHARE_FULL)
+		return;
+	double went =
+		(double)c->work.wire_bytes + (double)c->queued_at_begin - (double)c->queued_bytes;
+	c->link_rate = went * 1e9 / (double)c->active_ns;
+	c->link_ns = c->clock_ns;
+}
+
+/* Would the link carry what gets through now if it were not compressed at all? Unless it is known
+ * not to. */
+static bool may_carry_whole(const struct codec_choice *c)
+{
+	return c->link_ns == 0 || c->clock_ns - c->link_ns > LINK_KNOWN_NS ||
+	       c->link_rate > c->home_rate;
+}
+
 /* Which way is worth a try from home; 0: none now. */
 static int way_to_try(const struct codec_choice *c, double share)
 {
 	bool up = share > SHARE_NEVER_UP && is_open(c, c->home, 1);
-	bool down = share < SHARE_NEVER_DOWN && is_open(c, c->home, -1);
+	bool down = share < SHARE_NEVER_DOWN && is_open(c, c->home, -1) &&
+		    (c->home > 1 || may_carry_whole(c));
 	if (up && down)
 		return share > 0.5 ? 1 : -1;
 	return up ? 1 : down ? -1 : 0;
@@ -186,6 +210,7 @@ static bool is_window_full(const struct codec_choice *c)
 static void close_window(struct codec_choice *c)
 {
 	double rate = window_rate(c), share = window_share(c);
+	note_link(c, share);
 	window_begin(c);
 	if (c->is_settling) {
 		c->is_settling = false;

@@ -44,6 +44,8 @@ struct codec_choice {
 	uint64_t clock_ns; /* all active time so far */
 	unsigned home;     /* the best level so far */
 	double home_rate;  /* bytes a second there, of its last window */
+	double link_rate;  /* wire bytes a second when it was full last, ... */
+	uint64_t link_ns;  /* ... in clock_ns; 0: never */
 	int way;           /* +1, -1: a level that way from home is being tried; 0: none */
 	struct {
 		uint64_t not_before_ns; /* of clock_ns */

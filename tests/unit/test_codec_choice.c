@@ -330,6 +330,23 @@ static void test_what_the_first_round_shows_does_not_bind_the_second(void)
 	}
 }
 
+/* Where changes alone travel the workers are the limit, and less work would be more bytes than the
+ * link has just shown to carry. */
+static void test_what_a_full_link_cannot_carry_is_not_tried(void)
+{
+	static const struct content changes = {"changes", BATCH, {0.5, 1.0, 1.2}, {1, 0.01, 0.01}};
+	struct world w;
+	world_init(&w, &contents[4], 125e6, 2);
+	world_run(&w, 3);
+	w.content = &changes;
+	codec_choice_begin(&w.choice, (uint64_t)w.now_ns);
+	world_run(&w, 2);
+	for (double end = w.now_ns + 10e9; w.now_ns < end;) {
+		world_step(&w);
+		CU_ASSERT(w.choice.level > 0);
+	}
+}
+
 /* Rounds that the queue has room for, until they took `seconds`; the bytes a second of those. What
  * tells of the link is only when a round has arrived. */
 static double run_rounds(struct world *w, double seconds)
@@ -417,6 +434,7 @@ int main(int argc, char **argv)
 		TEST(test_the_freeze_tries_nothing),
 		TEST(test_short_rounds_count_together),
 		TEST(test_what_the_first_round_shows_does_not_bind_the_second),
+		TEST(test_what_a_full_link_cannot_carry_is_not_tried),
 		TEST(test_short_rounds_on_a_slow_link_are_compressed),
 		TEST(test_one_level_is_no_choice),
 		TEST(test_without_pages_it_stays_where_it_is),

@@ -21,6 +21,11 @@
 #define NEAR_MINIMUM 1.5
 #define MINIMUM_ROUNDS 3
 
+/* A freeze that is short enough is put off for a round that makes it shorter by this factor, and by
+ * so much: such a round takes hardly longer than the freeze that it spares. */
+#define SHORTER 0.8
+#define SHORTER_NS (1 * NS_PER_MS)
+
 /* After a throttle, so many rounds without an effect are enough. */
 #define THROTTLE_ROUNDS 2
 
@@ -144,6 +149,27 @@ static double round_speed(const struct convergence *c)
 	return c->sent_per_second;
 }
 
+/* What is left behind one more round: what is written while it lasts. */
+static struct pages_left after_a_round(const struct convergence *c, struct pages_left left,
+	double written_per_second, double *ret_round_ns)
+{
+	*ret_round_ns = (double)c->last.collect_ns + expected_ns(c, left, round_speed(c));
+	left.sent = written_per_second * *ret_round_ns / 1e9;
+	return left;
+}
+
+/* The freeze would be short enough. Would it be much shorter behind one more round? */
+static bool is_worth_a_round(const struct convergence *c, uint64_t rounds, struct pages_left left,
+	double written_per_second, uint64_t *ret_downtime_ns)
+{
+	double round_ns;
+	uint64_t now_ns = expected_downtime(c, left);
+	left = after_a_round(c, left, written_per_second, &round_ns);
+	*ret_downtime_ns = expected_downtime(c, left);
+	return rounds < c->limits.max_rounds && now_ns >= *ret_downtime_ns + SHORTER_NS &&
+	       (double)*ret_downtime_ns <= (double)now_ns * SHORTER;
+}
+
 /*
  * Plays the rounds to come: what one leaves is what is written while it lasts. *ret_ns is the time
  * to the end of the freeze. False where they do not shrink, or there are too many of them.
@@ -153,17 +179,19 @@ static bool foresee(const struct convergence *c, struct pages_left left, double 
 {
 	*ret_ns = 0;
 	for (uint64_t rounds = c->rounds;; rounds++) {
-		uint64_t downtime_ns = expected_downtime(c, left);
-		if (downtime_ns <= c->limits.max_downtime_ns) {
+		uint64_t downtime_ns = expected_downtime(c, left), shorter_ns;
+		bool fits = downtime_ns <= c->limits.max_downtime_ns;
+		if (fits && !is_worth_a_round(c, rounds, left, written_per_second, &shorter_ns)) {
 			*ret_ns += (double)downtime_ns;
 			return true;
 		}
-		double round_ns = (double)c->last.collect_ns + expected_ns(c, left, round_speed(c));
-		double next = written_per_second * round_ns / 1e9;
-		if (rounds >= c->limits.max_rounds || next > left.sent * STALL_SHRINK)
+		double round_ns;
+		struct pages_left next = after_a_round(c, left, written_per_second, &round_ns);
+		if (!fits &&
+			(rounds >= c->limits.max_rounds || next.sent > left.sent * STALL_SHRINK))
 			return false;
 		*ret_ns += round_ns;
-		left.sent = next;
+		left = next;
 	}
 }
 
@@ -214,10 +242,11 @@ static void throttle_harder(struct convergence *c, uint64_t sent)
 	c->stalled = STALL_ROUNDS - THROTTLE_ROUNDS;
 }
 
-static enum convergence_action decide(struct convergence *c, bool fits, uint64_t sent)
+static enum convergence_action decide(
+	struct convergence *c, bool fits, bool is_worth_more, uint64_t sent)
 {
 	if (fits)
-		return CONVERGENCE_FREEZE;
+		return is_worth_more ? CONVERGENCE_GO_ON : CONVERGENCE_FREEZE;
 	bool stalled = c->stalled >= STALL_ROUNDS;
 	bool too_many = c->rounds >= c->limits.max_rounds;
 	if (!stalled && !too_many)
@@ -237,6 +266,7 @@ static enum convergence_action decide(struct convergence *c, bool fits, uint64_t
 struct figures {
 	char left[LEFT_TEXT];
 	char expected[UNITS_TEXT], limit[UNITS_TEXT]; /* of the downtime */
+	char shorter[UNITS_TEXT];                     /* behind one more round */
 	char written[UNITS_TEXT], sent[UNITS_TEXT];   /* a second */
 	char prospect[2 * UNITS_TEXT + 40];
 };
@@ -287,6 +317,13 @@ static void explain(
 	char throttled[28] = "";
 	switch (v->action) {
 	case CONVERGENCE_GO_ON:
+		if (v->fits) {
+			snprintf(v->why, sizeof(v->why),
+				"go on: %s would fit in %s (limit %s), and behind one more round "
+				"in about %s",
+				f->left, f->expected, f->limit, f->shorter);
+			break;
+		}
 		if (v->throttle_percent)
 			snprintf(throttled, sizeof(throttled), ", throttled by %u %%",
 				v->throttle_percent);
@@ -332,7 +369,9 @@ void convergence_round(struct convergence *c, const struct round_record *round, 
 	ret->fits = ret->expected_downtime_ns <= c->limits.max_downtime_ns;
 	ret->converges = foresee(c, left, written_per_second, &remaining_ns);
 	count_stalled(c, sent, ret->converges);
-	ret->action = decide(c, ret->fits, sent);
+	uint64_t shorter_ns;
+	bool is_worth_more = is_worth_a_round(c, c->rounds, left, written_per_second, &shorter_ns);
+	ret->action = decide(c, ret->fits, is_worth_more, sent);
 	if (ret->action == CONVERGENCE_FREEZE)
 		ret->remaining_ns = ret->expected_downtime_ns;
 	else if (ret->converges)
@@ -341,6 +380,7 @@ void convergence_round(struct convergence *c, const struct round_record *round, 
 
 	struct figures figures;
 	format_figures(&figures, c, ret, left);
+	units_format_ns(figures.shorter, shorter_ns);
 	explain(c, &figures, ret);
 }
 

@@ -93,6 +93,9 @@ void convergence_init(struct convergence *c, struct convergence_limits limits);
  * A round ended, and the next one would read `pending_pages`: those written since its collect, and
  * those that are read in every round.
  *
+ * A freeze that fits is put off as long as one more round makes it shorter by a fifth, and by a
+ * millisecond.
+ *
  * Rounds that leave no less than the best before, three in a row, do not shrink any more. Where the
  * process is to be frozen then, that is done in a round that leaves about as little as the best
  * did, for which it waits three rounds at most. Two more such rounds after a throttle make it

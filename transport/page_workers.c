@@ -357,7 +357,7 @@ static void *work(void *arg)
 
 	pthread_mutex_lock(&w->lock);
 	for (struct job job; next_job(&k, &job);) {
-		bool skip = w->is_cancelled;
+		bool skip = w->is_cancelled || !k.pages || !k.batch;
 		pthread_mutex_unlock(&w->lock);
 		if (!skip)
 			work_on(&k, &job);

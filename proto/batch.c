@@ -129,7 +129,8 @@ static void block_compress(struct block *b, const struct codec *codec, uint8_t *
 		return;
 	b->id = CODEC_RAW;
 	b->bytes = b->raw_bytes;
-	memcpy(dst, b->src, b->raw_bytes);
+	if (dst != b->src)
+		memmove(dst, b->src, b->raw_bytes);
 }
 
 /* The part of its pages up to which a delta is small: 128 bytes a page of 4 KiB. */
@@ -191,6 +192,27 @@ void batch_stats_add(struct batch_stats *to, const struct batch_stats *stats)
 	to->bytes_out += stats->bytes_out;
 }
 
+/* Room for the longest head, at a border of cache lines. */
+#define PLACE_ROOM \
+	((FRAME_HEADER_BYTES + HEAD_BYTES(BATCH_PAGES_MAX, BATCH_PAGES_MAX) + 63) & ~(size_t)63)
+
+uint8_t *batch_pages_place(struct frame_buffer *b, uint32_t page_bytes)
+{
+	int r = frame_buffer_reserve(b, PLACE_ROOM + (size_t)BATCH_PAGES_MAX * page_bytes);
+	return r < 0 ? NULL : b->storage + PLACE_ROOM;
+}
+
+/* Where the payload goes: behind room for the longest head, which is put right before it
+ * afterwards. No block is longer than its pages. NULL without memory. */
+static uint8_t *payload_reserve(
+	struct frame_buffer *b, const uint8_t *pages, const struct head_lists *l, size_t bytes)
+{
+	if (b->storage && pages == b->storage + PLACE_ROOM)
+		return b->storage + PLACE_ROOM;
+	size_t room = FRAME_HEADER_BYTES + HEAD_BYTES(l->nruns, l->npages);
+	return frame_buffer_reserve(b, room + bytes) < 0 ? NULL : b->storage + room;
+}
+
 int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
 	const struct batch_encoding *how, struct frame_buffer *ret, struct batch_stats *stats)
 {
@@ -215,17 +237,16 @@ int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
 		changed += kind[i] == PAGE_CHANGED;
 	}
 
-	/* The payload is made in its place, behind room for the longest head; the head is put right
-	 * before it afterwards. No block is longer than its pages. */
-	size_t room = FRAME_HEADER_BYTES + HEAD_BYTES(l.nruns, l.npages);
 	size_t block_pages = how->block_pages ? how->block_pages : BLOCK_PAGES_MAX;
 	size_t in_scratch = changed < block_pages ? changed : block_pages;
-	r = frame_buffer_reserve(ret, room + (nonzero + 2 * in_scratch) * b->page_bytes);
-	if (r < 0)
-		return r;
+	uint8_t *payload =
+		payload_reserve(ret, pages, &l, (nonzero + 2 * in_scratch) * b->page_bytes);
+	if (!payload)
+		return -ENOMEM;
+	assert(payload != pages || (!how->former && !(how->codec && how->codec->compress)));
 
 	struct batch_stats added = {.bytes_in = (uint64_t)l.npages * b->page_bytes};
-	uint8_t *payload = ret->storage + room, *end = payload;
+	uint8_t *end = payload;
 	for (size_t i = 0, next; i < l.npages; i = next) {
 		for (next = i + 1; next < l.npages && kind[next] == kind[i]; next++)
 			if (kind[i] != PAGE_ZERO && next - i == block_pages)
@@ -253,7 +274,7 @@ int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
 	m.block_pages = l.block_pages;
 	m.block_bytes = l.block_bytes;
 	size_t head_bytes = tidemark__pages__get_packed_size(&m);
-	assert(head_bytes <= room - FRAME_HEADER_BYTES);
+	assert(head_bytes <= (size_t)(payload - ret->storage) - FRAME_HEADER_BYTES);
 	uint8_t *head = payload - head_bytes;
 	tidemark__pages__pack(&m, head);
 

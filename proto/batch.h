@@ -76,13 +76,20 @@ struct batch_encoding {
 };
 
 /*
+ * Where in `b` pages may be put for a batch_encode() into it that compresses nothing and makes no
+ * differences: then those that are not zero are in their place, and not copied. Room for
+ * BATCH_PAGES_MAX of them; NULL without memory. Good until then, or until `b` is used otherwise.
+ */
+uint8_t *batch_pages_place(struct frame_buffer *b, uint32_t page_bytes);
+
+/*
  * Encodes the pages at `pages` (page_bytes each, in the order of the runs) into one frame in `ret`,
- * keeping its storage where that is large enough. Blocks of zero pages, compressible ones and the
- * rest are told apart; what does not shrink by a sixteenth goes raw. Only round, space, page_bytes,
- * runs and nruns of `b` are read; runs may touch. `stats` is added to. Thread-safe. 0; -ENOMEM;
- * -EINVAL for runs that are empty, unaligned, out of order or more than BATCH_PAGES_MAX, of pages
- * or of runs; -EMSGSIZE for more pages than batch_pages_fit() says for frame_limits_max. On failure
- * `ret` is empty and keeps its storage.
+ * keeping its storage where that is large enough; they may be at batch_pages_place(), and are moved
+ * then. Blocks of zero pages, compressible ones and the rest are told apart; what does not shrink
+ * by a sixteenth goes raw. Only round, space, page_bytes, runs and nruns of `b` are read; runs may
+ * touch. `stats` is added to. Thread-safe. 0; -ENOMEM; -EINVAL for runs that are empty, unaligned,
+ * out of order or more than BATCH_PAGES_MAX, of pages or of runs; -EMSGSIZE for more pages than
+ * batch_pages_fit() says for frame_limits_max. On failure `ret` is empty and keeps its storage.
  */
 int batch_encode(uint32_t process, const struct batch *b, const uint8_t *pages,
 	const struct batch_encoding *how, struct frame_buffer *ret, struct batch_stats *stats);

@@ -52,7 +52,10 @@ struct worker {
 	uint64_t round;
 	unsigned level; /* of the ladder, for the job in hand */
 	unsigned turn;  /* where to begin to look for a connection */
-	uint8_t *pages; /* BATCH_PAGES_MAX */
+	struct connection *conn;
+	struct frame_buffer frame; /* in the making, for `conn` */
+	uint8_t *space;            /* BATCH_PAGES_MAX pages */
+	uint8_t *pages;            /* are read to: there, or to their place in the frame */
 	struct batch *batch;
 	struct page_span spans[BATCH_PAGES_MAX]; /* of the job in hand */
 };
@@ -212,7 +215,20 @@ static void keep_sent(struct delta_cache *deltas, const struct batch *b, const u
 	}
 }
 
-static int encode_pages(struct worker *k, struct frame_buffer *ret, struct batch_stats *stats)
+/* Begins a frame. Where nothing is made of pages but a frame, they are read to their place in it.
+ */
+static void begin_frame(struct worker *k)
+{
+	const struct page_workers_options *o = &k->w->options;
+	bool stay_raw = !k->w->ladder[k->level]->compress && !(o->deltas && deltas_pay(k));
+	k->conn = pick_connection(k);
+	connection_buffer_get(k->conn, &k->frame);
+	k->pages = stay_raw ? batch_pages_place(&k->frame, (uint32_t)o->page_bytes) : NULL;
+	if (!k->pages)
+		k->pages = k->space;
+}
+
+static int encode_pages(struct worker *k, struct batch_stats *stats)
 {
 	const struct page_workers_options *o = &k->w->options;
 	const uint8_t *former[BATCH_PAGES_MAX];
@@ -221,8 +237,11 @@ static int encode_pages(struct worker *k, struct frame_buffer *ret, struct batch
 		take_former(o->deltas, k->batch, former);
 		how.former = deltas_pay(k) ? former : NULL;
 	}
-	int r = batch_encode(PROCESS_NUMBER, k->batch, k->pages, &how, ret, stats);
-	if (r == 0 && o->deltas)
+	/* Where differences are made, what is sent takes the place of what they are made to. */
+	if (o->deltas && !how.former)
+		keep_sent(o->deltas, k->batch, k->pages);
+	int r = batch_encode(PROCESS_NUMBER, k->batch, k->pages, &how, &k->frame, stats);
+	if (r == 0 && how.former)
 		keep_sent(o->deltas, k->batch, k->pages);
 	return r;
 }
@@ -236,18 +255,13 @@ static int send_pages(
 	k->batch->space = job->spans->space;
 	k->batch->page_bytes = (uint32_t)o->page_bytes;
 
-	struct frame_buffer frame = {0};
 	struct page_sums sums = {.pages = bytes / o->page_bytes, .frames = 1};
-	struct connection *conn = pick_connection(k);
-	connection_buffer_get(conn, &frame);
-	int r = encode_pages(k, &frame, &sums.stats);
-	if (r < 0) {
-		frame_buffer_release(&frame);
+	int r = encode_pages(k, &sums.stats);
+	if (r < 0)
 		return tide_fail(err, r, "encode pages");
-	}
-	sums.wire_bytes = frame.bytes;
+	sums.wire_bytes = k->frame.bytes;
 	uint64_t encoded_ns = clock_now_ns();
-	r = connection_send(conn, &frame, err);
+	r = connection_send(k->conn, &k->frame, err);
 	if (r < 0)
 		return r;
 	note_work(k, &sums.stats, job->looked_at_ns, encoded_ns);
@@ -255,12 +269,15 @@ static int send_pages(
 	return 0;
 }
 
-/* The same for what the receiver does not hold yet of the first `bytes` of the spans. */
+/* The same for what the receiver does not hold yet of the first `bytes` of the spans, which were
+ * read. Ends the frame. */
 static int send_changed(struct worker *k, const struct job *job, const struct page_span *spans,
 	uint64_t bytes, struct tide_error *err)
 {
 	uint64_t kept = keep_changed(k, job, spans, bytes);
-	return kept ? send_pages(k, job, kept, err) : 0;
+	int r = kept ? send_pages(k, job, kept, err) : 0;
+	connection_buffer_put(k->conn, &k->frame); /* empty where it was sent */
+	return r;
 }
 
 /*
@@ -293,16 +310,20 @@ static int do_job(struct worker *k, struct job *job, struct tide_error *err)
 	job->looked_at_ns = clock_now_ns();
 	if (job->zero) {
 		uint64_t bytes = job->pages * o->page_bytes;
+		begin_frame(k);
 		memset(k->pages, 0, bytes);
 		return send_changed(k, job, spans, bytes, err);
 	}
 	while (n) {
 		uint64_t got = 0;
+		begin_frame(k);
 		int r = o->source->ops->read(o->source, spans, n, k->pages, &got, err);
 		if (r == 0)
 			r = send_changed(k, job, spans, got, err);
-		if (r < 0)
+		if (r < 0) {
+			frame_buffer_release(&k->frame);
 			return r;
+		}
 		size_t done = skip_rest(o, spans, n, got);
 		spans += done;
 		n -= done;
@@ -347,9 +368,9 @@ static void *work(void *arg)
 	struct page_workers *w = arg;
 	struct worker k = {.w = w};
 	struct tide_error err;
-	k.pages = malloc(BATCH_PAGES_MAX * w->options.page_bytes);
+	k.space = malloc(BATCH_PAGES_MAX * w->options.page_bytes);
 	k.batch = malloc(sizeof(*k.batch));
-	if (!k.pages || !k.batch) {
+	if (!k.space || !k.batch) {
 		tide_fail(&err, -ENOMEM, "start a worker");
 		w->options.failed(w->options.arg, &err);
 		page_workers_cancel(w);
@@ -357,7 +378,7 @@ static void *work(void *arg)
 
 	pthread_mutex_lock(&w->lock);
 	for (struct job job; next_job(&k, &job);) {
-		bool skip = w->is_cancelled || !k.pages || !k.batch;
+		bool skip = w->is_cancelled || !k.space || !k.batch;
 		pthread_mutex_unlock(&w->lock);
 		if (!skip)
 			work_on(&k, &job);
@@ -366,7 +387,7 @@ static void *work(void *arg)
 		pthread_cond_broadcast(&w->changed);
 	}
 	pthread_mutex_unlock(&w->lock);
-	free(k.pages);
+	free(k.space);
 	free(k.batch);
 	return NULL;
 }

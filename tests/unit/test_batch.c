@@ -211,6 +211,30 @@ static void test_without_codec_zero_pages_are_still_found(void)
 	}
 }
 
+static void test_pages_in_their_place_are_not_copied(void)
+{
+	static const struct batch_encoding how = {.codec = &codec_raw};
+	for (int zeros = 0; zeros < 2; zeros++) {
+		uint8_t *place = batch_pages_place(&buffer, PAGE);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(place);
+		in.nruns = 0;
+		add_run(5, 3);
+		add_run(100, 5);
+		for (size_t i = 0; i < 8; i++) {
+			bool is_zero = zeros && (i == 2 || i == 3 || i == 7);
+			(is_zero ? fill_zero : fill_random)(pages + i * PAGE);
+		}
+		memcpy(place, pages, 8 * PAGE);
+		CU_ASSERT_EQUAL_FATAL(batch_encode(1, &in, place, &how, &buffer, &stats), 0);
+		CU_ASSERT_EQUAL_FATAL(
+			frame_decode(buffer.data, buffer.data + FRAME_HEADER_BYTES, &frame, &err),
+			0);
+		CU_ASSERT_PTR_EQUAL(frame.payload, place);
+		CU_ASSERT_EQUAL_FATAL(batch_decode(&frame, PAGE, features, &out, &err), 0);
+		expect_same();
+	}
+}
+
 static void test_a_single_byte_makes_a_page_not_zero(void)
 {
 	add_run(0, 1);
@@ -786,6 +810,7 @@ int main(int argc, char **argv)
 		TEST(test_what_shrinks_by_less_than_a_sixteenth_goes_raw),
 		TEST(test_each_codec_takes_what_shrinks),
 		TEST(test_without_codec_zero_pages_are_still_found),
+		TEST(test_pages_in_their_place_are_not_copied),
 		TEST(test_a_single_byte_makes_a_page_not_zero),
 		TEST(test_random_batches_come_back),
 		TEST(test_other_page_sizes_come_back),

@@ -303,7 +303,7 @@ static int former_of(struct session *s, const struct batch *b, uint32_t block, c
 
 void session_pages_release(struct session *s, struct session_pages *p)
 {
-	if (p->work)
+	if (s->sink && p->work)
 		s->sink->ops->work_free(p->work);
 	free(p->space);
 	*p = (struct session_pages){0};

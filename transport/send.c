@@ -266,7 +266,7 @@ static int take_options(
 	if (s->streams > STREAMS_MAX)
 		return tide_fail_kind(err, TIDE_ERROR_USAGE, -EINVAL,
 			"at most %d connections are possible", STREAMS_MAX);
-	s->conns = calloc(s->streams, sizeof(*s->conns));
+	s->conns = calloc(s->streams, sizeof(struct connection *));
 	if (!s->conns)
 		return tide_fail(err, -ENOMEM, "start to send");
 	s->timeout_ns = o->timeout_ns ? o->timeout_ns : CONNECTION_TIMEOUT_NS;

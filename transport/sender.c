@@ -824,7 +824,7 @@ int sender_start(uv_loop_t *loop, struct connection *const *conns, unsigned ncon
 	struct sender *s = calloc(1, sizeof(*s));
 	int r = s ? 0 : -ENOMEM;
 	if (r == 0) {
-		s->conns = calloc(nconns, sizeof(*conns));
+		s->conns = calloc(nconns, sizeof(struct connection *));
 		s->nconns = nconns;
 		s->source = source;
 		s->options = *options;
@@ -843,7 +843,7 @@ int sender_start(uv_loop_t *loop, struct connection *const *conns, unsigned ncon
 			r = make_deltas(s);
 	}
 	if (r == 0)
-		memcpy(s->conns, conns, nconns * sizeof(*conns));
+		memcpy(s->conns, conns, nconns * sizeof(struct connection *));
 	if (r == 0)
 		r = start_workers(s);
 	if (r == 0) {

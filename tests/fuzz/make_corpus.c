@@ -314,7 +314,8 @@ static void batch_corpus(void)
 	LIST(m, block_pages, 1);
 	LIST(m, block_bytes, 6);
 	add_batch_head(&m, 6);
-	memcpy(input + input_bytes - 6, "\x00\xff\x03\x80\x00x", 6);
+	static const uint8_t tail[] = {0x00, 0xff, 0x03, 0x80, 0x00, 'x'};
+	memcpy(input + input_bytes - sizeof(tail), tail, sizeof(tail));
 	save("zstd-window");
 
 	/* What changed since it was zero. */
@@ -672,7 +673,8 @@ static void add_stream_drop(uint64_t round, uint64_t page, uint64_t n)
 static void fill_speck(uint8_t *page)
 {
 	memset(page, 0, PAGE);
-	memcpy(page + 100, "some text", 9);
+	static const char text[] = {'s', 'o', 'm', 'e', ' ', 't', 'e', 'x', 't'};
+	memcpy(page + 100, text, sizeof(text));
 }
 
 /* Pages [page, page + n) of the space, every other one zero. */

@@ -38,7 +38,7 @@ BASE = "lz4 alone"
 WAYS = (
     (BASE, (("--compress", "lz4", "--delta-cache", "0"), ("--compress", "lz4"))),
     ("delta", (("--compress", "lz4", "--delta-cache", "64M"),)),
-    ("auto", (("--compress", "auto", "--delta-cache", "64M"),)),
+    ("default", ((),)),
 )
 
 

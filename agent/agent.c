@@ -120,11 +120,31 @@ static struct client *client_new(struct tide_agent *a)
 	return c;
 }
 
+/* The other connections of a session that is over. */
+static void client_let_lanes_go(struct client *c)
+{
+	for (struct client *lane = c->agent->clients; lane; lane = lane->next) {
+		if (lane->owner != c || lane == c)
+			continue;
+		lane->owner = NULL;
+		lane->is_ended = true;
+		if (!lane->conn)
+			continue;
+		if (c->has_error)
+			connection_fail(lane->conn, &c->error);
+		else
+			connection_shutdown(lane->conn);
+		if (lane->is_paused)
+			connection_resume(lane->conn);
+	}
+}
+
 static void client_free_when_done(struct client *c)
 {
 	struct tide_agent *a = c->agent;
 	if (!c->is_closed || c->has_thread)
 		return;
+	client_let_lanes_go(c);
 	if (c->prev)
 		c->prev->next = c->next;
 	else
@@ -440,30 +460,12 @@ static void client_abort(struct client *c, const char *why)
 	tide_say(&err, "%s", why);
 	client_end(c, &err, true);
 	/* One that has committed is shutting down by itself: its last reply must not be lost. */
-	pthread_mutex_lock(&c->lock);
-	bool is_done = c->is_answered || c->is_finished;
-	pthread_mutex_unlock(&c->lock);
+	struct client *session = c->owner ? c->owner : c;
+	pthread_mutex_lock(&session->lock);
+	bool is_done = session->is_answered || session->is_finished;
+	pthread_mutex_unlock(&session->lock);
 	if (c->conn && !is_done)
 		connection_fail(c->conn, &err);
-}
-
-/* The other connections of a session that is over. */
-static void client_let_lanes_go(struct client *c)
-{
-	for (struct client *lane = c->agent->clients; lane; lane = lane->next) {
-		if (lane->owner != c || lane == c)
-			continue;
-		lane->owner = NULL;
-		lane->is_ended = true;
-		if (!lane->conn)
-			continue;
-		if (c->has_error)
-			connection_fail(lane->conn, &c->error);
-		else
-			connection_shutdown(lane->conn);
-		if (lane->is_paused)
-			connection_resume(lane->conn);
-	}
 }
 
 static void client_finish(struct client *c)
@@ -471,7 +473,10 @@ static void client_finish(struct client *c)
 	struct tide_agent *a = c->agent;
 	pthread_join(c->thread, NULL);
 	c->has_thread = false;
-	client_let_lanes_go(c);
+	/* In good order only behind the first connection: what is said there last must come before
+	 * their end. */
+	if (c->has_error)
+		client_let_lanes_go(c);
 	connection_unref(c->thread_conn);
 	c->thread_conn = NULL;
 

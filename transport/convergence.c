@@ -179,16 +179,17 @@ static bool foresee(const struct convergence *c, struct pages_left left, double 
 {
 	*ret_ns = 0;
 	for (uint64_t rounds = c->rounds;; rounds++) {
+		double round_ns;
 		uint64_t downtime_ns = expected_downtime(c, left), shorter_ns;
+		struct pages_left next = after_a_round(c, left, written_per_second, &round_ns);
 		bool fits = downtime_ns <= c->limits.max_downtime_ns;
-		if (fits && !is_worth_a_round(c, rounds, left, written_per_second, &shorter_ns)) {
+		bool shrinks = next.sent <= left.sent * STALL_SHRINK;
+		if (fits && !(shrinks && is_worth_a_round(c, rounds, left, written_per_second,
+						 &shorter_ns))) {
 			*ret_ns += (double)downtime_ns;
 			return true;
 		}
-		double round_ns;
-		struct pages_left next = after_a_round(c, left, written_per_second, &round_ns);
-		if (!fits &&
-			(rounds >= c->limits.max_rounds || next.sent > left.sent * STALL_SHRINK))
+		if (!fits && (rounds >= c->limits.max_rounds || !shrinks))
 			return false;
 		*ret_ns += round_ns;
 		left = next;
@@ -246,7 +247,7 @@ static enum convergence_action decide(
 	struct convergence *c, bool fits, bool is_worth_more, uint64_t sent)
 {
 	if (fits)
-		return is_worth_more ? CONVERGENCE_GO_ON : CONVERGENCE_FREEZE;
+		return is_worth_more && c->stalled == 0 ? CONVERGENCE_GO_ON : CONVERGENCE_FREEZE;
 	bool stalled = c->stalled >= STALL_ROUNDS;
 	bool too_many = c->rounds >= c->limits.max_rounds;
 	if (!stalled && !too_many)

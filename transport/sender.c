@@ -53,6 +53,7 @@ struct sender {
 	bool opened;
 	unsigned njoined;    /* of the connections behind the first */
 	int64_t acked_round; /* -1: none */
+	bool is_commit_sent;
 	bool is_committed;
 	struct committed committed;
 	bool failed;
@@ -446,6 +447,9 @@ static int commit(struct sender *s, uint64_t rounds, uint64_t held_pages, struct
 {
 	struct commit m = {.rounds = rounds, .held_pages = held_pages};
 	memcpy(m.stream_id, s->result.stream_id, sizeof(m.stream_id));
+	pthread_mutex_lock(&s->lock);
+	s->is_commit_sent = true;
+	pthread_mutex_unlock(&s->lock);
 	return SEND(s, commit_encode(&m, &out), err);
 }
 
@@ -639,6 +643,12 @@ static void on_ended(void *arg, struct connection *conn, const struct tide_error
 		err = &gone;
 	}
 	pthread_mutex_lock(&s->lock);
+	/* The others are closed once everything is held, and nothing says that we hear of that
+	 * first. Whether it is held, the first connection tells. */
+	if (err == &gone && conn != s->conns[0] && s->is_commit_sent) {
+		pthread_mutex_unlock(&s->lock);
+		return;
+	}
 	s->ended = true;
 	bool is_committed = s->is_committed;
 	if (err)
@@ -762,7 +772,11 @@ static int make_hashes(struct sender *s)
 
 static void on_worker_failed(void *arg, const struct tide_error *err)
 {
-	fail(arg, err);
+	struct sender *s = arg;
+	fail(s, err);
+	/* Other workers may wait for room, and the process for them. */
+	for (unsigned i = 0; i < s->nconns; i++)
+		connection_fail(s->conns[i], err);
 }
 
 static int start_workers(struct sender *s)

@@ -63,6 +63,24 @@ static void test_a_round_that_spares_much_of_the_freeze_is_worth_it(void)
 	CU_ASSERT_TRUE(v.expected_downtime_ns < 6 * NS_PER_MS);
 }
 
+static void test_a_round_that_spared_nothing_is_the_last(void)
+{
+	/* 100 ms of each round are the link's: no round is as short as its pages would let it be.
+	 */
+	c.limits.max_rounds = 1000;
+	uint64_t left = 2560;
+	unsigned rounds = 0;
+	do {
+		uint64_t ms = 100 + left * 4 / 10;
+		uint64_t next = 900 * ms / 1000;
+		round_of(left, ms, next);
+		left = next;
+	} while (v.action == CONVERGENCE_GO_ON && ++rounds < 100);
+	CU_ASSERT_EQUAL(v.action, CONVERGENCE_FREEZE);
+	CU_ASSERT_TRUE(v.fits);
+	CU_ASSERT_TRUE(rounds < 10);
+}
+
 static void test_the_limit_of_rounds_holds_for_those_too(void)
 {
 	c.limits.max_rounds = 2;
@@ -547,6 +565,7 @@ static const struct test tests[] = {
 	TEST(test_what_fits_in_the_limit_is_frozen),
 	TEST(test_what_does_not_fit_goes_on),
 	TEST(test_a_round_that_spares_much_of_the_freeze_is_worth_it),
+	TEST(test_a_round_that_spared_nothing_is_the_last),
 	TEST(test_the_limit_of_rounds_holds_for_those_too),
 	TEST(test_rounds_that_stand_still_end_in_a_freeze),
 	TEST(test_a_pause_in_shrinking_is_forgiven),

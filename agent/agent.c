@@ -426,7 +426,10 @@ static void on_frame(void *arg, struct connection *conn, const struct frame *fra
 		connection_fail(conn, &err);
 		return;
 	}
+	struct frame_buffer spare;
 	connection_take(conn, &w->raw);
+	inbox_spare(&c->owner->inbox, &spare);
+	connection_spare(conn, &spare);
 	w->frame = *frame;
 	w->offset = c->at;
 	w->lane = c->lane;

@@ -102,7 +102,7 @@ static void *work(void *arg)
 	struct session_pages pages = {0};
 	for (bool goes_on = true; goes_on;) {
 		uint64_t turn;
-		auto_(waiting_freep) struct waiting *w = take_frame(c, &turn);
+		struct waiting *w = take_frame(c, &turn);
 		if (w)
 			session_prepare(c->session, &w->frame, &w->raw, &pages);
 		int r = 0;
@@ -113,6 +113,7 @@ static void *work(void *arg)
 		if (r > 0)
 			finish(c, &pages);
 		goes_on &= w != NULL;
+		inbox_done(c->inbox, w);
 	}
 	session_pages_release(c->session, &pages);
 	return NULL;

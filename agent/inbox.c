@@ -4,6 +4,9 @@
 #include "agent/inbox.h"
 #include "proto/message.h"
 
+/* Smaller ones cost less to allocate than to keep. */
+#define SPARE_BYTES_MIN ((size_t)64 << 10)
+
 void waiting_free(struct waiting *w)
 {
 	if (w)
@@ -38,6 +41,8 @@ void inbox_release(struct inbox *b)
 			waiting_free(w);
 		}
 	}
+	while (b->nspares)
+		frame_buffer_release(&b->spares[--b->nspares]);
 	pthread_cond_destroy(&b->changed);
 	pthread_mutex_destroy(&b->lock);
 }
@@ -135,6 +140,26 @@ struct waiting *inbox_take(struct inbox *b)
 	}
 	pthread_mutex_unlock(&b->lock);
 	return w;
+}
+
+void inbox_done(struct inbox *b, struct waiting *w)
+{
+	pthread_mutex_lock(&b->lock);
+	if (w && w->raw.cap >= SPARE_BYTES_MIN && b->nspares < INBOX_SPARES_MAX) {
+		b->spares[b->nspares++] = w->raw;
+		w->raw = (struct frame_buffer){0};
+	}
+	pthread_mutex_unlock(&b->lock);
+	waiting_free(w);
+}
+
+void inbox_spare(struct inbox *b, struct frame_buffer *ret)
+{
+	*ret = (struct frame_buffer){0};
+	pthread_mutex_lock(&b->lock);
+	if (b->nspares)
+		*ret = b->spares[--b->nspares];
+	pthread_mutex_unlock(&b->lock);
 }
 
 void inbox_close(struct inbox *b, bool abort)

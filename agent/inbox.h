@@ -19,6 +19,7 @@
 #include "proto/frame.h"
 
 #define INBOX_LANES_MAX 64
+#define INBOX_SPARES_MAX 8
 
 /* A frame that waits. */
 struct waiting {
@@ -53,6 +54,10 @@ struct inbox {
 	struct inbox_lane lanes[INBOX_LANES_MAX];
 	unsigned nlanes;
 	uint64_t next_number;
+
+	/* Storage of frames that are done with, for those to come. */
+	struct frame_buffer spares[INBOX_SPARES_MAX];
+	unsigned nspares;
 	bool is_closed;  /* nothing more comes in; what is there can be taken */
 	bool is_aborted; /* nothing more is given out */
 
@@ -75,6 +80,11 @@ bool inbox_put(struct inbox *b, struct waiting *w);
 
 /* The taker's: waits for the next frame. The caller's then; NULL where there will be none. */
 struct waiting *inbox_take(struct inbox *b);
+
+/* Any thread: a frame that was taken is done with. Frees it, or keeps its storage. NULL is fine. */
+void inbox_done(struct inbox *b, struct waiting *w);
+/* The loop's. Storage for a frame to come, or an all-zero buffer; the caller's then. */
+void inbox_spare(struct inbox *b, struct frame_buffer *ret);
 
 /* Any thread. Nothing more comes in; with `abort` nothing more is given out either. */
 void inbox_close(struct inbox *b, bool abort);

@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +32,9 @@ struct image_sink {
 	uint64_t waited;  /* up to here it is there */
 
 	uint8_t zero_hash[HASH_BYTES];
+	/* Held for a write of pages: the kernel lets one write a file at a time, and who waits for
+	 * that lock of its spins. */
+	pthread_mutex_t writing;
 };
 
 /* A PAGES frame and the HASHES frame behind it, as they will be stored. */
@@ -201,7 +205,11 @@ static int image_sink_finish(struct sink *base, const struct sink_input *in, str
 		{.iov_base = stored->data, .iov_len = stored->bytes},
 		{.iov_base = w->hashes, .iov_len = w->hashes_bytes},
 	};
-	return write_at(image_sink(base), w->place, iov, 2, err);
+	struct image_sink *s = image_sink(base);
+	pthread_mutex_lock(&s->writing);
+	int r = write_at(s, w->place, iov, 2, err);
+	pthread_mutex_unlock(&s->writing);
+	return r;
 }
 
 /* --- hollow frames ------------------------------------------------------------------------ */
@@ -388,6 +396,7 @@ static void image_sink_close(struct sink *base)
 	store_file_abandon(&s->file);
 	image_index_free(s->index);
 	former_pages_free(s->former);
+	pthread_mutex_destroy(&s->writing);
 	free(s);
 }
 
@@ -414,6 +423,7 @@ int sink_image_open(
 		return tide_fail(err, -ENOMEM, "add the image '%s' to the store %s", name,
 			store_path(store));
 	s->base.ops = &image_sink_ops;
+	pthread_mutex_init(&s->writing, NULL);
 	s->secret = store_secret(store);
 	if (!s->secret)
 		return tide_say(err, "the store %s was opened to be read only", store_path(store));

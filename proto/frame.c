@@ -277,6 +277,7 @@ struct frame_reader {
 	uint8_t start[FRAME_HEADER_BYTES];
 	struct frame_header header; /* from READER_BODY on */
 	struct frame_buffer buffer; /* the frame, from READER_BODY on */
+	struct frame_buffer spare;  /* storage for one to come */
 	size_t filled, wanted;      /* of `start` or of `buffer` */
 };
 _Static_assert(PREAMBLE_BYTES <= FRAME_HEADER_BYTES, "the preamble fits where headers come in");
@@ -311,7 +312,18 @@ void frame_reader_free(struct frame_reader *r)
 	if (!r)
 		return;
 	frame_buffer_release(&r->buffer);
+	frame_buffer_release(&r->spare);
 	free(r);
+}
+
+void frame_reader_spare(struct frame_reader *r, struct frame_buffer *b)
+{
+	if (b->cap > r->spare.cap) {
+		struct frame_buffer worse = r->spare;
+		r->spare = *b;
+		*b = worse;
+	}
+	frame_buffer_release(b);
 }
 
 void frame_reader_limit(struct frame_reader *r, struct frame_limits limits)
@@ -371,6 +383,11 @@ static int reader_header(struct frame_reader *r, struct tide_error *err)
 	 * large one before it. */
 	if (r->buffer.cap / 2 > bytes)
 		frame_buffer_release(&r->buffer);
+	if (r->buffer.cap < bytes && r->spare.cap >= bytes && r->spare.cap / 2 <= bytes) {
+		frame_buffer_release(&r->buffer);
+		r->buffer = r->spare;
+		r->spare = (struct frame_buffer){0};
+	}
 	e = frame_buffer_reserve(&r->buffer, bytes);
 	if (e < 0)
 		return tide_fail(err, e, "read a frame of %zu bytes", bytes);

@@ -174,6 +174,9 @@ int frame_reader_fed(struct frame_reader *r, size_t bytes, bool *ret, struct fra
  * verbatim. They stay where they are: `frame` is valid as long as `ret`. Its storage is at most
  * about twice the frame. Only while a frame is complete, once. */
 void frame_reader_take(struct frame_reader *r, struct frame_buffer *ret);
+/* Storage of a frame that was taken before, for one to come; `b` is empty afterwards. Large frames
+ * then cost no allocation, whose fresh memory costs more than to fill it. */
+void frame_reader_spare(struct frame_reader *r, struct frame_buffer *b);
 /* The stream ended here: 0 between frames, else -EBADMSG "ends in the middle of a PAGES frame that
  * begins at byte N". */
 int frame_reader_end(const struct frame_reader *r, struct tide_error *err);

@@ -839,6 +839,11 @@ void connection_resume(struct connection *c)
 	read_begin(c);
 }
 
+void connection_spare(struct connection *c, struct frame_buffer *b)
+{
+	frame_reader_spare(c->reader, b);
+}
+
 void connection_take(struct connection *c, struct frame_buffer *ret)
 {
 	frame_reader_take(c->reader, ret);

@@ -166,6 +166,10 @@ void connection_resume(struct connection *c);
  * are: `frame` remains valid as long as `ret`. */
 void connection_take(struct connection *c, struct frame_buffer *ret);
 
+/* The loop's thread. Storage of a frame that was taken, for one to come. `b` is empty afterwards.
+ */
+void connection_spare(struct connection *c, struct frame_buffer *b);
+
 /* Any thread. Sums since the start. */
 struct connection_stats {
 	uint64_t bytes_sent; /* with the kernel, preamble and keep-alive included */

@@ -56,8 +56,10 @@ void codec_choice_arrived(struct codec_choice *c, uint64_t now_ns, unsigned work
 	codec_choice_note(c, now_ns, &work, 0);
 }
 
-void codec_choice_end(struct codec_choice *c)
+void codec_choice_end(struct codec_choice *c, unsigned most)
 {
+	if (c->home > most)
+		c->home = most;
 	c->level = c->home;
 	c->way = 0;
 	c->is_over = true;

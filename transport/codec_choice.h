@@ -65,8 +65,9 @@ void codec_choice_begin(struct codec_choice *c, uint64_t now_ns);
  */
 void codec_choice_arrived(struct codec_choice *c, uint64_t now_ns, unsigned workers);
 
-/* From now on the best level so far, and nothing is tried: there is no time for it. */
-void codec_choice_end(struct codec_choice *c);
+/* From now on the best level so far, but none above `most`, and nothing is tried: there is no time
+ * for it. */
+void codec_choice_end(struct codec_choice *c, unsigned most);
 
 /* A worker has done something, and so much is queued now; may change c->level. */
 void codec_choice_note(struct codec_choice *c, uint64_t now_ns,

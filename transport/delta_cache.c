@@ -380,8 +380,10 @@ void delta_cache_begin(struct delta_cache *t, const struct change_set *c, bool f
 	if (t->nslots == 0)
 		return;
 	t->final = final;
-	age(t, c);
-	/* The process stands still now, and no round follows for which something could be kept. */
+	/* The process stands still now, and no round follows for which something could be kept:
+	 * what takes time is left out. */
+	if (!final || c->ndrops || c->mappings.removed.len)
+		age(t, c);
 	if (final)
 		return;
 	count_written(t, c);

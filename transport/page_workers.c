@@ -15,6 +15,7 @@
 
 /* None, LZ4, zstd. */
 #define LADDER_MAX 3
+#define LEVEL_FAST 1
 
 /* A batch of one round: pages of one space, all known to be zero or all to be read. */
 struct job {
@@ -398,8 +399,9 @@ void page_workers_begin(struct page_workers *w, uint64_t round, bool final)
 {
 	pthread_mutex_lock(&w->lock);
 	codec_choice_begin(&w->choice, clock_now_ns());
+	/* The freeze is not paced: what was the best behind a limit may be what holds it up. */
 	if (final)
-		codec_choice_end(&w->choice);
+		codec_choice_end(&w->choice, w->options.paced ? LEVEL_FAST : w->nladder);
 	w->round = round;
 	w->of_round = (struct page_sums){0};
 	pthread_mutex_unlock(&w->lock);

@@ -35,6 +35,7 @@ struct page_workers_options {
 	struct frame_limits limits; /* that the peer agreed to */
 	uint64_t page_bytes;
 	unsigned threads; /* at least 1 */
+	bool paced;       /* all rounds but the final one are held up by a limit */
 	/* Any of the threads, when it fails; also before page_workers_new() has returned. What is
 	 * queued is passed over from then on. */
 	void (*failed)(void *arg, const struct tide_error *err);

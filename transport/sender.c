@@ -793,6 +793,7 @@ static int start_workers(struct sender *s)
 			.limits = s->options.limits,
 			.page_bytes = s->page_bytes,
 			.threads = s->options.threads,
+			.paced = s->options.max_bytes_per_second != 0,
 			.failed = on_worker_failed,
 			.arg = s,
 		},

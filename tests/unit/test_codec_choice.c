@@ -285,11 +285,22 @@ static void test_the_freeze_tries_nothing(void)
 	while (w.choice.way == 0)
 		world_step(&w);
 	CU_ASSERT_NOT_EQUAL(w.choice.level, w.choice.home);
-	codec_choice_end(&w.choice);
+	codec_choice_end(&w.choice, LEVELS);
 	for (int i = 0; i < 10000; i++) {
 		CU_ASSERT_EQUAL(w.choice.level, 1);
 		world_step(&w);
 	}
+}
+
+static void test_the_freeze_is_not_held_up_by_what_a_limit_made_best(void)
+{
+	struct world w;
+	world_init(&w, &contents[2], 125e6, 2);
+	world_run(&w, 4);
+	CU_ASSERT_EQUAL(w.choice.home, 2);
+	codec_choice_end(&w.choice, 1);
+	CU_ASSERT_EQUAL(w.choice.level, 1);
+	CU_ASSERT_EQUAL(w.choice.home, 1);
 }
 
 /* Rounds that are shorter than a window count together, and the time between them not at all. */
@@ -432,6 +443,7 @@ int main(int argc, char **argv)
 		TEST(test_a_level_that_makes_no_difference_is_no_end),
 		TEST(test_the_limit_tells_which_way_to_try),
 		TEST(test_the_freeze_tries_nothing),
+		TEST(test_the_freeze_is_not_held_up_by_what_a_limit_made_best),
 		TEST(test_short_rounds_count_together),
 		TEST(test_what_the_first_round_shows_does_not_bind_the_second),
 		TEST(test_what_a_full_link_cannot_carry_is_not_tried),

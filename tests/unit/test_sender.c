@@ -275,7 +275,9 @@ static void peer_send(int encoded, struct frame_buffer *b)
 {
 	struct tide_error err;
 	CU_ASSERT_EQUAL(encoded, 0);
-	CU_ASSERT_EQUAL(connection_send(peer.conn, b, &err), 0);
+	/* A sender that has given up may be gone by now. */
+	int r = connection_send(peer.conn, b, &err);
+	CU_ASSERT_TRUE(r == 0 || r == -EPIPE);
 }
 
 /* What it holds of the pages of a delta block: they must be held. */

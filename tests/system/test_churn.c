@@ -15,8 +15,10 @@ enum { AT_ONCE = 3 };
 
 static struct churn_options options_of(uint64_t seed, double seconds)
 {
-	return (struct churn_options){
-		.program = CHURN_PROGRAM, .seed = seed, .seconds = seconds, .memory_mib = 48};
+	return (struct churn_options){.program = CHURN_PROGRAM,
+		.seed = seed,
+		.seconds = seconds,
+		.memory_mib = harness_is_emulated() ? 16 : 48};
 }
 
 /* What this kernel or user cannot do is known before anything is started. */
@@ -26,7 +28,7 @@ static void skip_where_it_cannot(enum churn_verdict v, const struct churn_result
 		harness_skip("%s", r->trouble);
 }
 
-/* Seeds side by side, each in a process of its own. Fewer and shorter where processors are
+/* Seeds side by side, each in a process of its own. Fewer, shorter and smaller where processors are
  * emulated; what is compared there counts in the soaks. */
 static void run_seeds(uint64_t first, double seconds, const char *only, const char *without)
 {

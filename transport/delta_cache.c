@@ -172,19 +172,6 @@ uint64_t delta_cache_bytes(const struct delta_cache *t)
 
 /* --- a round begins ----------------------------------------------------------------------- */
 
-static bool runs_have(const struct pageset *runs, uint64_t at)
-{
-	size_t lo = 0, hi = runs->len;
-	while (lo < hi) {
-		size_t mid = lo + (hi - lo) / 2;
-		if (runs->runs[mid].end <= at)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo < runs->len && runs->runs[lo].start <= at;
-}
-
 static bool drops_have(const struct change_set *c, space_id space, uint64_t at)
 {
 	size_t lo = 0, hi = c->ndrops;
@@ -199,9 +186,10 @@ static bool drops_have(const struct change_set *c, space_id space, uint64_t at)
 	return lo < c->ndrops && c->drops[lo].space == space && c->drops[lo].run.start <= at;
 }
 
-static bool is_gone(const struct change_set *c, const struct entry *e)
+static bool is_gone(const struct delta_cache *t, const struct change_set *c, const struct entry *e)
 {
-	return (e->space == SPACE_PRIVATE && runs_have(&c->mappings.removed, e->at)) ||
+	struct page_run page = {e->at, e->at + t->page_bytes};
+	return (e->space == SPACE_PRIVATE && pageset_covers(&c->mappings.removed, page)) ||
 	       drops_have(c, e->space, e->at);
 }
 
@@ -219,7 +207,7 @@ static void age(struct delta_cache *t, const struct change_set *c)
 		}
 		if (!t->final)
 			e->score = (uint8_t)(e->score - (e->score + 7) / 8);
-		if ((any_gone && is_gone(c, e)) ||
+		if ((any_gone && is_gone(t, c, e)) ||
 			(e->slot == NO_SLOT && e->score < least && !t->final))
 			entry_remove(t, i); /* the next one may be here now */
 		else

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/parallel.h"
 #include "proto/page_source.h"
 #include "tidemark/send.h"
 #include "transport/address.h"
@@ -232,7 +233,6 @@ static int take_options(
 		[TIDE_DIVERGING_ABORT] = DIVERGING_ABORT};
 	const char *codec = o->codec ? o->codec : "auto";
 	bool is_auto = strcmp(codec, "auto") == 0;
-	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 	if (o->name && !image_name_valid(o->name))
 		return tide_fail_kind(
 			err, TIDE_ERROR_USAGE, -EINVAL, "an image cannot be called '%s'", o->name);
@@ -242,9 +242,7 @@ static int take_options(
 		.sink = SINK_IMAGE,
 		.codec = is_auto ? NULL : codec_by_name(codec),
 		.choose_from = is_auto ? FEATURES_STORED : 0,
-		.threads = o->threads       ? o->threads
-			   : processors > 0 ? (unsigned)processors
-					    : 1,
+		.threads = o->threads ? o->threads : parallel_processors(),
 		.max_downtime_ns = o->max_downtime_ns ? o->max_downtime_ns : MAX_DOWNTIME_NS,
 		.max_rounds = o->max_rounds ? o->max_rounds : MAX_ROUNDS,
 		.freeze_timeout_ns =

@@ -216,6 +216,12 @@ static struct {
 	uint64_t turn[PAGES], turns; /* when it came last, of all pages that came */
 	bool committed;
 	uint64_t rounds;
+	/* Further connections of the session, and what came over each. */
+	struct connection *lanes[2];
+	uint64_t lane_frames[2];
+	struct round_end end; /* came before all of its pages */
+	bool has_end, has_commit;
+	struct commit commit;
 	uint64_t pages, round_pages;
 	uint64_t features;
 	int fails_at_round; /* answers ERROR to the end of that round; -1: never */
@@ -344,6 +350,82 @@ static struct {
 	struct sender_round last; /* before the freeze */
 } sending;
 
+static void peer_end_round(struct connection *c, const struct round_end *end)
+{
+	struct frame_buffer out = {0};
+	CU_ASSERT_EQUAL(end->number, peer.rounds);
+	CU_ASSERT_EQUAL(end->pages, peer.round_pages);
+	peer.rounds++;
+	peer.pages += peer.round_pages;
+	peer.round_pages = 0;
+	peer.is_over =
+		(int)end->number == peer.fails_at_round || (int)end->number == peer.goes_at_round;
+	if ((int)end->number == peer.fails_at_round) {
+		struct error_message m = {.kind = TIDE_ERROR_FAILED, .text = "the disk is full"};
+		peer_send(error_message_encode(&m, &out), &out);
+	} else if ((int)end->number == peer.goes_at_round) {
+		connection_shutdown(c);
+	} else {
+		peer_send(round_ack_encode(&(struct round_ack){.round = end->number}, &out), &out);
+	}
+}
+
+static void peer_commit(const struct commit *commit)
+{
+	struct frame_buffer out = {0};
+	struct committed done = {.name = "test", .stored_bytes = 99};
+	memcpy(done.stream_id, commit->stream_id, ID_BYTES);
+	__atomic_store_n(&peer.committed, true, __ATOMIC_SEQ_CST);
+	peer_send(committed_encode(&done, &out), &out);
+}
+
+/* What waited for the pages of other connections. */
+static void peer_go_on(void)
+{
+	if (peer.has_end && peer.end.pages == peer.round_pages) {
+		peer.has_end = false;
+		peer_end_round(peer.conn, &peer.end);
+	}
+	if (peer.has_end || !peer.has_commit)
+		return;
+	/* Their end is nothing that the sender may take for a failure now. */
+	for (int i = 0; i < 2; i++)
+		if (peer.lanes[i])
+			connection_shutdown(peer.lanes[i]);
+	peer.has_commit = peer.lanes[0] || peer.lanes[1];
+	if (!peer.has_commit)
+		peer_commit(&peer.commit);
+}
+
+static void lane_frame(void *arg, struct connection *c, const struct frame *f)
+{
+	uint64_t *frames = arg;
+	struct join_request request;
+	struct join_reply reply;
+	struct frame_buffer out = {0};
+	struct tide_error err;
+	if (f->type == FRAME_JOIN) {
+		CU_ASSERT_EQUAL(join_request_decode(f, &request, &err), 0);
+		memcpy(reply.session_id, request.session_id, ID_BYTES);
+		CU_ASSERT_EQUAL(join_reply_encode(&reply, &out), 0);
+		CU_ASSERT_EQUAL(connection_send(c, &out, &err), 0);
+		return;
+	}
+	CU_ASSERT_EQUAL_FATAL(f->type, FRAME_PAGES);
+	++*frames;
+	peer_take_pages(f);
+	peer_go_on();
+}
+
+static void lane_ended(void *arg, struct connection *c, const struct tide_error *err)
+{
+	(void)err;
+	size_t i = (size_t)((uint64_t *)arg - peer.lane_frames);
+	connection_close(c, NULL, NULL);
+	peer.lanes[i] = NULL;
+	peer_go_on();
+}
+
 static void peer_frame(void *arg, struct connection *c, const struct frame *f)
 {
 	(void)arg;
@@ -381,32 +463,19 @@ static void peer_frame(void *arg, struct connection *c, const struct frame *f)
 		break;
 	case FRAME_ROUND_END:
 		CU_ASSERT_EQUAL(round_end_decode(f, &end, &err), 0);
-		CU_ASSERT_EQUAL(end.number, peer.rounds);
-		CU_ASSERT_EQUAL(end.pages, peer.round_pages);
-		peer.rounds++;
-		peer.pages += peer.round_pages;
-		peer.round_pages = 0;
-		peer.is_over = (int)end.number == peer.fails_at_round ||
-			       (int)end.number == peer.goes_at_round;
-		if ((int)end.number == peer.fails_at_round) {
-			struct error_message m = {
-				.kind = TIDE_ERROR_FAILED, .text = "the disk is full"};
-			peer_send(error_message_encode(&m, &out), &out);
-		} else if ((int)end.number == peer.goes_at_round) {
-			connection_shutdown(c);
-		} else {
-			peer_send(round_ack_encode(&(struct round_ack){.round = end.number}, &out),
-				&out);
+		if (end.pages > peer.round_pages && peer.lanes[0]) {
+			peer.end = end;
+			peer.has_end = true;
+			break;
 		}
+		peer_end_round(c, &end);
 		break;
-	case FRAME_COMMIT: {
+	case FRAME_COMMIT:
 		CU_ASSERT_EQUAL(commit_decode(f, &commit, &err), 0);
-		struct committed done = {.name = "test", .stored_bytes = 99};
-		memcpy(done.stream_id, commit.stream_id, ID_BYTES);
-		__atomic_store_n(&peer.committed, true, __ATOMIC_SEQ_CST);
-		peer_send(committed_encode(&done, &out), &out);
+		peer.commit = commit;
+		peer.has_commit = true;
+		peer_go_on();
 		break;
-	}
 	default:
 		break;
 	}
@@ -463,12 +532,12 @@ static void teardown(void)
 	fake_changes_release();
 }
 
-static void run(struct sender_options options)
+static void run_over(struct sender_options options, unsigned nlanes)
 {
 	static const struct sender_callbacks callbacks = {.round = on_round, .done = on_done};
 	uv_loop_t loop;
 	struct byte_stream *ends[2];
-	struct connection *conn;
+	struct connection *conns[3];
 	struct tide_error err;
 	uv_loop_init(&loop);
 	CU_ASSERT_EQUAL_FATAL(byte_stream_memory_pair(&loop, 1 << 20, 0, ends), 0);
@@ -476,7 +545,18 @@ static void run(struct sender_options options)
 	struct connection_handler handler = {.frame = peer_frame, .ended = peer_ended};
 	CU_ASSERT_EQUAL_FATAL(
 		connection_open(&loop, ends[1], &defaults, &handler, &peer.conn, &err), 0);
-	CU_ASSERT_EQUAL_FATAL(connection_open(&loop, ends[0], &defaults, &handler, &conn, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		connection_open(&loop, ends[0], &defaults, &handler, &conns[0], &err), 0);
+	for (unsigned i = 0; i < nlanes; i++) {
+		struct connection_handler lane = {
+			.frame = lane_frame, .ended = lane_ended, .arg = &peer.lane_frames[i]};
+		CU_ASSERT_EQUAL_FATAL(byte_stream_memory_pair(&loop, 1 << 20, 0, ends), 0);
+		CU_ASSERT_EQUAL_FATAL(
+			connection_open(&loop, ends[1], &defaults, &lane, &peer.lanes[i], &err), 0);
+		CU_ASSERT_EQUAL_FATAL(
+			connection_open(&loop, ends[0], &defaults, &handler, &conns[i + 1], &err),
+			0);
+	}
 	options.name = "test";
 	options.sink = SINK_IMAGE;
 	options.limits = frame_limits_max;
@@ -487,14 +567,19 @@ static void run(struct sender_options options)
 	if (!options.max_downtime_ns)
 		options.max_downtime_ns = 1000000000;
 	options.freeze_timeout_ns = 1000000000;
-	CU_ASSERT_EQUAL_FATAL(sender_start(&loop, &conn, 1, &fake.base, &options, &callbacks, NULL,
-				      &sending.sender, &err),
+	CU_ASSERT_EQUAL_FATAL(sender_start(&loop, conns, nlanes + 1, &fake.base, &options,
+				      &callbacks, NULL, &sending.sender, &err),
 		0);
 	uv_run(&loop, UV_RUN_DEFAULT);
 	CU_ASSERT_EQUAL(uv_loop_close(&loop), 0);
 	CU_ASSERT_TRUE(sending.done);
 	CU_ASSERT_EQUAL(fake.releases, 1);
 	sender_free(sending.sender);
+}
+
+static void run(struct sender_options options)
+{
+	run_over(options, 0);
 }
 
 static void expect_equal(void)
@@ -518,6 +603,16 @@ static void fill(void)
 		if (i % 13 != 5)
 			fake_write(i, (uint8_t)i);
 	}
+}
+
+static void test_pages_go_by_all_connections(void)
+{
+	fill();
+	fake.dirty_each_round = 1000;
+	run_over((struct sender_options){.max_downtime_ns = 1, .max_rounds = 5}, 2);
+	expect_equal();
+	CU_ASSERT_TRUE(peer.lane_frames[0] > 0);
+	CU_ASSERT_TRUE(peer.lane_frames[1] > 0);
 }
 
 static void test_everything_arrives(void)
@@ -1147,6 +1242,7 @@ static void test_what_the_hashes_have_no_room_for_travels(void)
 
 static const struct test tests[] = {
 	TEST(test_everything_arrives),
+	TEST(test_pages_go_by_all_connections),
 	TEST(test_dropped_pages_are_dropped_there),
 	TEST(test_pages_that_cannot_be_read_do_not_stop_the_others),
 	TEST(test_a_process_that_goes_on_does_not_wait_for_the_peer),

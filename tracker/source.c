@@ -18,8 +18,9 @@
 #include "tracker/tracer.h"
 
 /* What the round's line should say besides the figures. */
-static void make_note(const struct look *l, const struct written *w, char *ret, size_t size)
+static void make_note(const struct process_source *s, const struct look *l, char *ret, size_t size)
 {
+	const struct written *w = &s->written;
 	size_t at = 0;
 	uint64_t shared =
 		holdings_bytes(&w->doubtful) - pageset_bytes(&w->doubtful.v[SPACE_PRIVATE]);
@@ -30,6 +31,9 @@ static void make_note(const struct look *l, const struct written *w, char *ret, 
 	if (shared && at < size)
 		at += (size_t)snprintf(
 			ret + at, size - at, "%sshared memory re-read", at ? ", " : "");
+	if (throttle_is_lost(s->throttle) && at < size)
+		at += (size_t)snprintf(
+			ret + at, size - at, "%snot slowed any more", at ? ", " : "");
 	char hidden[HIDDEN_NOTE];
 	hidden_report_note(l->hidden, hidden);
 	/* What has no room is left out. */
@@ -50,12 +54,7 @@ static int source_collect(
 	written_release(&s->written);
 	baseline_release(&s->staged);
 
-	/* Short stops and ptrace stops of the same process would wait for each other. */
-	if (s->backend->ops->stands_still)
-		throttle_pause(s->throttle);
 	int r = source_look(s, &look, err);
-	if (s->backend->ops->stands_still)
-		throttle_resume(s->throttle);
 	if (r < 0)
 		goto out;
 	r = source_account(s, &look, &b, &s->written);
@@ -65,7 +64,7 @@ static int source_collect(
 		tide_fail(err, r, "note what process %d wrote", s->process->pid);
 		goto out;
 	}
-	make_note(&look, &s->written, s->changes.note, sizeof(s->changes.note));
+	make_note(s, &look, s->changes.note, sizeof(s->changes.note));
 	s->changes.to_reread_pages = source_to_reread(s, &b, &s->written);
 	s->changes.doubts_to_come = s->verify_writes;
 	s->changes.interval_ns = s->collected_at_ns ? look.at_ns - s->collected_at_ns : 0;
@@ -210,11 +209,26 @@ static int source_describe(
 	return 0;
 }
 
+static void pause_throttle(void *arg)
+{
+	throttle_pause(arg);
+}
+
+static void resume_throttle(void *arg)
+{
+	throttle_resume(arg);
+}
+
 static int source_throttle(struct page_source *base, unsigned percent, struct tide_error *err)
 {
 	struct process_source *s = (struct process_source *)base;
-	int r = s->throttle ? 0 : throttle_new(s->process, &s->throttle, err);
-	return r < 0 ? r : throttle_set(s->throttle, percent, err);
+	if (!s->throttle) {
+		int r = throttle_new(s->process, &s->throttle, err);
+		if (r < 0)
+			return r;
+		tracer_around_stops(s->tracer, pause_throttle, resume_throttle, s->throttle);
+	}
+	return throttle_set(s->throttle, percent, err);
 }
 
 static int source_freeze(struct page_source *base, uint64_t timeout_ns, struct tide_error *err)
@@ -262,6 +276,8 @@ static void source_release(struct page_source *base)
 	struct process_source *s = (struct process_source *)base;
 	if (s->frozen)
 		(void)source_thaw(base, THAW_RUN, NULL);
+	if (s->throttle)
+		tracer_around_stops(s->tracer, NULL, NULL, NULL);
 	throttle_free(s->throttle);
 	if (s->backend)
 		s->backend->ops->release(s->backend);

@@ -23,7 +23,8 @@ struct throttle {
 	bool has_cgroup;
 	struct throttle_cgroup cgroup;
 	struct throttle_guard guard;
-	unsigned percent;
+	unsigned wanted;  /* percent, as it was said last */
+	unsigned percent; /* that is in force, but for pauses */
 	struct {
 		double cpu_ns, ns;           /* in all time that it was left alone so far */
 		double cpu_from_ns, from_ns; /* since when it is now; 0: it is not */
@@ -127,6 +128,24 @@ int throttle_new(const struct process *p, struct throttle **ret, struct tide_err
 	return 0;
 }
 
+/* As if it had never been slowed. */
+static void end(struct throttle *t)
+{
+	if (t->is_watched) {
+		(void)eventfd_write(t->end_fd, 1);
+		pthread_join(t->watcher, NULL);
+		t->is_watched = false;
+	}
+	if (t->guard.shared) {
+		restore_cgroup(t);
+		throttle_guard_stop(&t->guard);
+	}
+	if (t->has_cgroup)
+		throttle_cgroup_close(&t->cgroup);
+	t->has_cgroup = false;
+	guard_closep(&t->end_fd);
+}
+
 /* The first time that it is to be slowed. */
 static int begin(struct throttle *t, struct tide_error *err)
 {
@@ -138,24 +157,17 @@ static int begin(struct throttle *t, struct tide_error *err)
 	int r = throttle_guard_start(p, t->has_cgroup ? &t->cgroup : NULL, &t->guard);
 	if (r == 0)
 		r = start_watcher(t);
-	return r < 0 ? tide_fail(err, r, "throttle process %d", p->pid) : 0;
+	if (r == 0)
+		return 0;
+	end(t);
+	return tide_fail(err, r, "throttle process %d", p->pid);
 }
 
 void throttle_free(struct throttle *t)
 {
 	if (!t)
 		return;
-	if (t->is_watched) {
-		(void)eventfd_write(t->end_fd, 1);
-		pthread_join(t->watcher, NULL);
-	}
-	if (t->guard.shared) {
-		restore_cgroup(t);
-		throttle_guard_stop(&t->guard);
-	}
-	if (t->has_cgroup)
-		throttle_cgroup_close(&t->cgroup);
-	guard_closep(&t->end_fd);
+	end(t);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
@@ -218,6 +230,7 @@ int throttle_set(struct throttle *t, unsigned percent, struct tide_error *err)
 	int r = percent && !t->guard.shared ? begin(t, err) : 0;
 	if (r < 0)
 		return r;
+	t->wanted = percent;
 	if (percent)
 		end_alone(t);
 	r = set_surely(t, percent);
@@ -232,14 +245,25 @@ int throttle_set(struct throttle *t, unsigned percent, struct tide_error *err)
 /* Meanwhile it may be held by another means, so that nothing is learnt of it. */
 void throttle_pause(struct throttle *t)
 {
-	if (t && t->percent)
+	if (t->percent)
 		(void)set_surely(t, 0);
 }
 
 void throttle_resume(struct throttle *t)
 {
-	if (t && t->percent)
-		(void)set_surely(t, t->percent);
+	if (t->percent && set_surely(t, t->percent) < 0)
+		t->percent = 0;
+}
+
+bool throttle_is_lost(const struct throttle *t)
+{
+	if (!t)
+		return false;
+	struct throttle *lockable = (struct throttle *)t;
+	pthread_mutex_lock(&lockable->lock);
+	bool is = t->guard_is_dead;
+	pthread_mutex_unlock(&lockable->lock);
+	return is || (t->wanted && !t->percent);
 }
 
 const char *throttle_means(const struct throttle *t)

@@ -13,6 +13,7 @@
 #ifndef TRACKER_THROTTLE_H
 #define TRACKER_THROTTLE_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 #include "base/guard.h"
 #include "tidemark/error.h"
@@ -37,9 +38,12 @@ DEFINE_GUARD(struct throttle, throttle_free)
  */
 int throttle_set(struct throttle *t, unsigned percent, struct tide_error *err);
 
-/* Lets go for a while, and takes it up again. NULL is fine. */
+/* Lets go for a while, and takes it up again, where that can be. */
 void throttle_pause(struct throttle *t);
 void throttle_resume(struct throttle *t);
+
+/* It was to be slowed and is not any more, because the guard ended or would not do it. NULL: no. */
+bool throttle_is_lost(const struct throttle *t);
 
 /* "cpu.max" or "short stops". */
 const char *throttle_means(const struct throttle *t);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -174,8 +175,12 @@ static int find_group(const struct process *p, char *ret, size_t cap)
 
 int throttle_cgroup_open(const struct process *p, struct throttle_cgroup *ret)
 {
-	struct throttle_cgroup c = {
-		.pid = p->pid, .folder_fd = -1, .procs_fd = -1, .max_fd = -1, .child_procs_fd = -1};
+	struct throttle_cgroup c = {.pid = p->pid,
+		.pid_fd = p->pid_fd,
+		.folder_fd = -1,
+		.procs_fd = -1,
+		.max_fd = -1,
+		.child_procs_fd = -1};
 	char place[PATH_MAX];
 	int r = find_group(p, place, sizeof(place));
 	if (r < 0)
@@ -208,16 +213,31 @@ static int write_text(int fd, const char *text)
 	return write(fd, text, strlen(text)) < 0 ? -errno : 0;
 }
 
+static bool has_ended(const struct throttle_cgroup *c)
+{
+	struct pollfd p = {.fd = c->pid_fd, .events = POLLIN};
+	return poll(&p, 1, 0) != 0;
+}
+
+/* A group takes numbers, not descriptors of processes. So it is asked before and after whether the
+ * number is still that of the process: who came to have it in between is moved back by the restore
+ * that follows -ESRCH. */
+static int move_into_child(const struct throttle_cgroup *c)
+{
+	char text[32];
+	if (has_ended(c))
+		return -ESRCH;
+	snprintf(text, sizeof(text), "%d", c->pid);
+	int r = write_text(c->child_procs_fd, text);
+	return r == 0 && has_ended(c) ? -ESRCH : r;
+}
+
 int throttle_cgroup_set(struct throttle_cgroup *c, double cpus, unsigned percent)
 {
 	char text[CPU_MAX_TEXT];
 	throttle_cpu_max(cpus, percent, c->before, text);
 	int r = write_text(c->max_fd, text);
-	if (r == 0 && c->child[0]) {
-		snprintf(text, sizeof(text), "%d", c->pid);
-		r = write_text(c->child_procs_fd, text);
-	}
-	return r;
+	return r == 0 && c->child[0] ? move_into_child(c) : r;
 }
 
 /* Moves whoever is in the child back: also what the process forked in there. By number, for there

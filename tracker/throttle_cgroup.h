@@ -19,6 +19,7 @@ struct process;
 
 struct throttle_cgroup {
 	pid_t pid;
+	int pid_fd;    /* borrowed from the process */
 	int folder_fd; /* of the group that the process was found in */
 	int procs_fd;  /* its cgroup.procs; only where there is a child */
 	int max_fd;    /* the cpu.max that is written */
@@ -34,8 +35,8 @@ int throttle_cgroup_open(const struct process *p, struct throttle_cgroup *ret);
 /* Closes, and removes the folder; restore before. */
 void throttle_cgroup_close(struct throttle_cgroup *c);
 
-/* Leaves the process 100 - percent of the `cpus` that it used. 0 or what the kernel says; restore
- * also then. */
+/* Leaves the process 100 - percent of the `cpus` that it used. 0, -ESRCH where it has ended, or
+ * what the kernel says; restore also then. */
 int throttle_cgroup_set(struct throttle_cgroup *c, double cpus, unsigned percent);
 
 /* As it was found. May be called at any time, by anybody who has the descriptors, also after a

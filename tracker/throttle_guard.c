@@ -372,4 +372,5 @@ void throttle_guard_stop(struct throttle_guard *g)
 	throttle_guard_let_run(g);
 	close(g->pid_fd);
 	munmap(g->shared, sizeof(*g->shared));
+	*g = (struct throttle_guard){.pid_fd = -1, .socket = -1};
 }

@@ -53,6 +53,10 @@ struct tracer {
 	pthread_t thread;
 	pid_t thread_tid;
 
+	void (*before_stop)(void *arg);
+	void (*after_stop)(void *arg);
+	void *stops_arg;
+
 	/* Held only for moments, and never while anything is waited for. */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -79,8 +83,17 @@ static void session_begin(struct tracer *t)
 	prctl(PR_SET_NAME, "tidemark-ptrace");
 }
 
+static void session_is_over(struct tracer *t)
+{
+	t->state = SESSION_NONE;
+	if (t->after_stop)
+		t->after_stop(t->stops_arg);
+}
+
 static int session_start(struct tracer *t, void *(*main)(void *), struct tide_error *err)
 {
+	if (t->before_stop)
+		t->before_stop(t->stops_arg);
 	t->state = SESSION_STARTS;
 	t->request = NULL;
 	t->keep = false;
@@ -93,7 +106,7 @@ static int session_start(struct tracer *t, void *(*main)(void *), struct tide_er
 	int r = pthread_create(&t->thread, NULL, main, t);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (r != 0) {
-		t->state = SESSION_NONE;
+		session_is_over(t);
 		return tide_fail(err, -r, "start a thread to trace process %d", t->process->pid);
 	}
 	return 0;
@@ -106,7 +119,7 @@ static void session_join(struct tracer *t)
 	uint64_t deadline = clock_now_ns() + SESSION_END_NS;
 	while (syscall(SYS_tgkill, getpid(), t->thread_tid, 0) == 0 && clock_now_ns() < deadline)
 		sched_yield();
-	t->state = SESSION_NONE;
+	session_is_over(t);
 }
 
 static int tracer_fail(const struct tracer *t, int code, struct tide_error *err)
@@ -150,6 +163,14 @@ void tracer_stop(struct tracer *t)
 	pthread_cond_destroy(&t->changed);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
+}
+
+void tracer_around_stops(
+	struct tracer *t, void (*before)(void *arg), void (*after)(void *arg), void *arg)
+{
+	t->before_stop = before;
+	t->after_stop = after;
+	t->stops_arg = arg;
 }
 
 static void *inject_main(void *arg)

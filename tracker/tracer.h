@@ -31,6 +31,14 @@ void tracer_stop(struct tracer *t);
 DEFINE_GUARD(struct tracer, tracer_stop)
 
 /*
+ * What holds the process by other means (throttle.h) would wait for its threads while they are held
+ * by ptrace, and the other way round: `before` is called before each stop, `after` when nothing is
+ * attached any more. By the thread that asks for the stop and for its end; NULL, NULL for none.
+ */
+void tracer_around_stops(
+	struct tracer *t, void (*before)(void *arg), void (*after)(void *arg), void *arg);
+
+/*
  * Has the process create a userfaultfd (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY) and takes a
  * duplicate of it; in the process itself it is closed again before it runs on. Nothing the process
  * can observe changes, whatever instruction the tracer is killed at (tracker/inject.c says how).

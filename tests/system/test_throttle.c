@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -369,6 +370,9 @@ static void test_it_is_let_go_when_the_guard_is_killed(void)
 		while (!guard_is_gone(throttle_guard_pid(throttle)) || state() == 'T')
 			harness_pause();
 		expect_running_on();
+		throttle_pause(throttle);
+		throttle_resume(throttle);
+		CU_ASSERT_TRUE(throttle_is_lost(throttle));
 		CU_ASSERT_EQUAL(throttle_set(throttle, 50, &err), -EPIPE);
 		expect_running_on();
 		CU_ASSERT_EQUAL(throttle_set(throttle, 0, &err), 0);
@@ -419,6 +423,44 @@ static void test_the_guard_holds_little_and_hears_little(void)
 	/* Nobody finds a child that he did not make. */
 	int status;
 	CU_ASSERT_EQUAL(waitpid(guard, &status, WNOHANG), -1);
+}
+
+static rlim_t count_descriptors(void)
+{
+	rlim_t n = 0;
+	DIR *d = opendir("/proc/self/fd");
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n - 3; /* ".", ".." and that of the folder */
+}
+
+static void test_what_could_not_begin_may_begin_later(void)
+{
+	struct rlimit before, none;
+	start(count_for_ever);
+	make_throttle();
+	CU_ASSERT_EQUAL_FATAL(getrlimit(RLIMIT_NOFILE, &before), 0);
+	rlim_t held = count_descriptors();
+	/* From none to so many that it nearly begins. */
+	for (rlim_t more = 0; more < 6; more++) {
+		none = (struct rlimit){held + more, before.rlim_max};
+		setrlimit(RLIMIT_NOFILE, &none);
+		int r = throttle_set(throttle, 50, &err);
+		setrlimit(RLIMIT_NOFILE, &before);
+		if (r == 0)
+			break;
+		CU_ASSERT_TRUE(more < 5);
+		CU_ASSERT_EQUAL(r, -EMFILE);
+		CU_ASSERT_EQUAL(count_descriptors(), held);
+		expect_running_on();
+	}
+	CU_ASSERT_EQUAL(throttle_set(throttle, 95, &err), 0);
+	wait_for_a_stop();
+	CU_ASSERT_FALSE(throttle_is_lost(throttle));
+	throttle_free(throttle);
+	throttle = NULL;
+	CU_ASSERT_EQUAL(count_descriptors(), held);
 }
 
 static void test_a_stopped_process_is_left_alone(void)
@@ -639,6 +681,7 @@ static const struct test tests[] = {
 	TEST(test_it_is_let_go_when_the_guard_is_killed),
 	TEST(test_a_guard_that_is_stopped_is_ended),
 	TEST(test_the_guard_holds_little_and_hears_little),
+	TEST(test_what_could_not_begin_may_begin_later),
 	TEST(test_a_stopped_process_is_left_alone),
 	TEST(test_a_stop_of_its_user_stays),
 	TEST(test_the_end_of_the_process_ends_the_throttle),

@@ -559,11 +559,79 @@ static void test_what_makes_no_sense_in_a_freeze_is_refused(void)
 	await_count(0);
 }
 
+/* Whether nothing was attached when it was told: before each stop, and after. */
+struct told {
+	unsigned before, after, attached;
+};
+
+static void note_told(struct told *t)
+{
+	char tracer_pid[16] = "";
+	process_read_status(process, child, "TracerPid", tracer_pid, sizeof(tracer_pid));
+	/* One that is gone is traced by nobody. */
+	t->attached += tracer_pid[0] && atoi(tracer_pid) == getpid();
+}
+
+static void note_before(void *arg)
+{
+	struct told *t = arg;
+	note_told(t);
+	t->before++;
+}
+
+static void note_after(void *arg)
+{
+	struct told *t = arg;
+	note_told(t);
+	t->after++;
+}
+
+static void assert_told(const struct told *t, unsigned before, unsigned after)
+{
+	CU_ASSERT_EQUAL(t->before, before);
+	CU_ASSERT_EQUAL(t->after, after);
+	CU_ASSERT_EQUAL(t->attached, 0);
+}
+
+static void test_whoever_holds_it_too_is_told_of_every_stop(void)
+{
+	struct freeze_report report;
+	struct told told = {0};
+	follow(target_count);
+	tracer_around_stops(tracer, note_before, note_after, &told);
+	close(inject());
+	assert_told(&told, 1, 1);
+	freeze();
+	assert_told(&told, 2, 1);
+	/* Refused: nothing is stopped anew. */
+	CU_ASSERT_EQUAL(tracer_freeze(tracer, LONG_NS, &report, &err), -EBUSY);
+	assert_told(&told, 2, 1);
+	thaw(TRACER_RUN);
+	assert_told(&told, 2, 2);
+	/* Over by itself. */
+	CU_ASSERT_EQUAL_FATAL(tracer_freeze(tracer, SHORT_NS, &report, &err), 0);
+	while (tracer_is_frozen(tracer))
+		harness_pause();
+	CU_ASSERT_EQUAL(tracer_thaw(tracer, TRACER_RUN, &err), -ETIMEDOUT);
+	assert_told(&told, 3, 3);
+	/* Not to be had: it is gone. */
+	end(&child);
+	CU_ASSERT_TRUE(tracer_freeze(tracer, LONG_NS, &report, &err) < 0);
+	CU_ASSERT_EQUAL(told.before, told.after);
+	CU_ASSERT_EQUAL(told.attached, 0);
+	tracer_stop(tracer);
+	tracer = NULL;
+	CU_ASSERT_EQUAL(told.before, told.after);
+}
+
 static void test_stopping_the_tracer_lets_go(void)
 {
+	struct told told = {0};
 	follow(target_threads);
+	tracer_around_stops(tracer, note_before, note_after, &told);
 	freeze();
 	tracer_stop(tracer);
+	assert_told(&told, 1, 1);
 	tracer = NULL;
 	await_count(0);
 	await_count(COUNTERS - 1);
@@ -1128,6 +1196,7 @@ int main(int argc, char **argv)
 		TEST(test_thawed_to_be_killed_it_runs_no_instruction),
 		TEST(test_the_timeout_lets_go),
 		TEST(test_a_freeze_can_be_kept),
+		TEST(test_whoever_holds_it_too_is_told_of_every_stop),
 		TEST(test_what_makes_no_sense_in_a_freeze_is_refused),
 		TEST(test_stopping_the_tracer_lets_go),
 		TEST(test_a_process_that_dies_frozen_is_gone),

@@ -34,6 +34,8 @@ COLUMNS = [
     Column("agent_peak_bytes", "memory, agent", "bytes"),
 ]
 
+# What does not converge is frozen all the same, for as long as it takes.
+PATIENT = ["--freeze-timeout", "10s"]
 RATES = (0, 10, 100, 500)
 EVERY = 100
 # Writes every hundredth page before a first round of less than 8 GB/s is over, whatever the size.
@@ -81,7 +83,7 @@ def sparse_limit(context, writer, labels):
 
 def measure_paced(context, mib):
     with context.workshop.writer(mib, "half") as writer:
-        cases = [paced_case(context, writer, {"size": mib << 20, "written": f"{rate} MB/s", "what": "default"}, rate, [])
+        cases = [paced_case(context, writer, {"size": mib << 20, "written": f"{rate} MB/s", "what": "default"}, rate, PATIENT)
                  for rate in RATES]
         return in_turn(context.runs, cases)
 

@@ -10,8 +10,8 @@ ALL = ("process_vm_readv", "memcpy", "tcp", "store", "pipe", "pipe_2_threads")
 
 def measure(workshop, pid, roads=ALL, every=1):
     """A sample: for each road NAME, NAME_rate and NAME_seconds, and what the whole pipe costs in CPU."""
-    store = workshop.new_folder()
-    lines = run(workshop.tool("limits"), pid, store, "--every", every, *roads).stdout.splitlines()
+    with workshop.store() as store:
+        lines = run(workshop.tool("limits"), pid, store, "--every", every, *roads).stdout.splitlines()
     sample = {}
     for took in map(json.loads, lines):
         sample[took["road"] + "_rate"] = took["bytes"] / took["seconds"]

@@ -14,11 +14,20 @@ from .children import Child, Counted, Failed, Skip, Usage
 USAGE_STATUS = 2
 
 
+MIB = bytes(1 << 20)
+WARM_MAX_MIB = 4096
+
+
 class Workshop:
-    """The programs of a build, and a folder in memory for stores, keys and sockets. Removed at the end of the `with`."""
+    """The programs of a build, and a folder in memory for stores, keys and sockets. Removed at the end of the `with`.
+
+    While there is a writer, memory for what is measured is kept warm. A virtual machine gives memory that has been free for seconds back
+    to its host, and who gets it next waits for the host, page by page: that would be measured instead of the programs. So there is
+    a file as large as the writer, up to WARM_MAX_MIB, which is removed before each measurement and made again after it."""
 
     def __init__(self, build, store_parent):
         self.build = build
+        self.warm_mib = 0
         self.folder = tempfile.mkdtemp(prefix="tidemark-bench-", dir=store_parent)
         self.key = os.path.join(self.folder, "key")
         descriptor = os.open(self.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -41,16 +50,49 @@ class Workshop:
     def new_folder(self):
         return tempfile.mkdtemp(dir=self.folder)
 
+    @contextlib.contextmanager
+    def warm_memory(self):
+        """Is free inside of the `with`."""
+        self._keep_warm(0)
+        try:
+            yield
+        finally:
+            self._keep_warm(self.warm_mib)
+
+    def _keep_warm(self, mib):
+        path = os.path.join(self.folder, "warm")
+        if os.path.exists(path):
+            os.unlink(path)
+        if mib:
+            with open(path, "wb", buffering=0) as f:
+                for _ in range(mib):
+                    f.write(MIB)
+
+    @contextlib.contextmanager
+    def store(self):
+        """A folder for what is kept by what is measured. Removed afterwards."""
+        with self.warm_memory():
+            folder = self.new_folder()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder)
+
     def counted(self, *argv, **options):
         """A program of which is counted what it takes."""
         return Counted(self.tool("usage"), self.folder, *argv, **options)
 
+    @contextlib.contextmanager
     def writer(self, mib, content="half", **options):
         """A process with memory that is known, filled: see bench/workloads/writer.c."""
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        child = Child(self.tool("writer"), "--size", mib, "--content", content, *words)
-        child.wait_line("ready")
-        return child
+        with Child(self.tool("writer"), "--size", mib, "--content", content, *words) as child:
+            child.wait_line("ready")
+            self.warm_mib = min(mib, WARM_MAX_MIB)
+            self._keep_warm(self.warm_mib)
+            yield child
+        self.warm_mib = 0
+        self._keep_warm(0)
 
 
 @dataclass
@@ -99,17 +141,14 @@ def _run_sender(workshop, pid, address, options, place, on_round):
 def send(workshop, pid, options=(), place=Loopback(), on_round=None):
     """Sends process `pid` to an agent that is started for it, whose store is removed afterwards. Raises Skip where this build does not
     know one of the options. `on_round` is called with each round's figures when it has ended."""
-    store = workshop.new_folder()
     options = [str(word) for word in options]
-    try:
-        with workshop.counted(workshop.tidemark, "agent", "--once", "--listen", place.listen, "--store", os.path.join(store, "store"),
-                              "--key-file", workshop.key, prefix=place.agent_prefix, stderr=subprocess.DEVNULL) as agent:
-            own_address = agent.wait_line("listening on").split()[2]
-            with place.road_to(own_address) as address:
-                objects, sender_usage = _run_sender(workshop, pid, address, options, place, on_round)
-            agent_usage = agent.wait()
-    finally:
-        shutil.rmtree(store)
+    with workshop.store() as store, \
+            workshop.counted(workshop.tidemark, "agent", "--once", "--listen", place.listen, "--store", os.path.join(store, "store"),
+                             "--key-file", workshop.key, prefix=place.agent_prefix, stderr=subprocess.DEVNULL) as agent:
+        own_address = agent.wait_line("listening on").split()[2]
+        with place.road_to(own_address) as address:
+            objects, sender_usage = _run_sender(workshop, pid, address, options, place, on_round)
+        agent_usage = agent.wait()
     return Sent([o for o in objects if o["kind"] == "round"], next(o for o in objects if o["kind"] == "summary"),
                 sender_usage, agent_usage)
 

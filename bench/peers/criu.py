@@ -43,9 +43,12 @@ def folder_bytes(folder):
 
 def sample(context, memory):
     """A dump to a page server over loopback; the process stands still all the while, and goes on."""
-    here, there, port = context.workshop.new_folder(), context.workshop.new_folder(), free_port()
+    port = free_port()
     gigabytes = memory.bytes / 1e9
-    try:
+    with context.workshop.store() as folder:
+        here, there = (os.path.join(folder, name) for name in ("here", "there"))
+        os.mkdir(here)
+        os.mkdir(there)
         with page_server(context, there, port) as server:
             began = time.monotonic()
             with context.workshop.counted("criu", "dump", "--tree", memory.process.pid, "--images-dir", here, "--page-server",
@@ -61,9 +64,6 @@ def sample(context, memory):
                 "wire_bytes": folder_bytes(here) + folder_bytes(there), "sender_cpu": dumped.cpu_seconds / gigabytes,
                 "agent_cpu": served.cpu_seconds / gigabytes, "sender_peak_bytes": dumped.peak_bytes,
                 "agent_peak_bytes": served.peak_bytes}
-    finally:
-        shutil.rmtree(here)
-        shutil.rmtree(there)
 
 
 def cases(context, memory):

@@ -9,8 +9,7 @@ from ..harness.experiment import Case
 
 def sample(context, memory):
     """gdb writes a core file; the process stands still all the while."""
-    folder = context.workshop.new_folder()
-    try:
+    with context.workshop.store() as folder:
         began = time.monotonic()
         with context.workshop.counted("gcore", "-o", f"{folder}/core", memory.process.pid, stderr=-1) as gcore:
             gcore.process.stdout.read()
@@ -21,8 +20,6 @@ def sample(context, memory):
         return {"first_round_rate": memory.bytes / took, "downtime_seconds": took, "total_seconds": took,
                 "wire_bytes": os.path.getsize(f"{folder}/core.{memory.process.pid}"),
                 "sender_cpu": usage.cpu_seconds / (memory.bytes / 1e9), "sender_peak_bytes": usage.peak_bytes}
-    finally:
-        shutil.rmtree(folder)
 
 
 def cases(context, memory):

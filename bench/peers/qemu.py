@@ -68,8 +68,9 @@ def migrate(source, destination):
         time.sleep(0.01)
 
 
-def sample(memory, parameters):
+def sample(context, memory, parameters):
     with contextlib.ExitStack() as stack:
+        stack.enter_context(context.workshop.warm_memory())
         source = stack.enter_context(Guest(memory.mib, f"memory-backend-file,mem-path={memory.file},share=off"))
         destination = stack.enter_context(Guest(memory.mib, "memory-backend-ram", "-incoming", "defer"))
         for guest in (source, destination):
@@ -85,9 +86,9 @@ def sample(memory, parameters):
                 "agent_peak_bytes": destination.peak_bytes()}
 
 
-def cases(_context, memory):
+def cases(context, memory):
     if not shutil.which(PROGRAM):
         raise Skip(f"{PROGRAM} is not installed")
     version = run(PROGRAM, "--version").stdout.split()[3].split("(")[0]
-    return [Case({"what": f"QEMU {version}{name}"}, lambda parameters=parameters: sample(memory, parameters))
+    return [Case({"what": f"QEMU {version}{name}"}, lambda parameters=parameters: sample(context, memory, parameters))
             for name, parameters in WAYS.items()]

@@ -33,6 +33,7 @@
 struct uffd_backend {
 	struct backend base;
 	struct uffd_registration registration;
+	struct pageset held; /* by the last collect: tells which way to ask is the cheaper one */
 };
 
 /* One collect, while it runs. */
@@ -46,6 +47,7 @@ struct collecting {
 	bool unpaused;    /* the process stands still */
 	bool swap_in_use; /* the machine has swap: a swapped entry may be a swapped page */
 	uint64_t pages;   /* counting only (found is NULL) */
+	uint64_t known;   /* scan_absent(): up to here */
 };
 
 static int api(int uffd)
@@ -281,10 +283,11 @@ static int found_shared(void *arg, const struct uapi_page_region *region)
 
 /*
  * Private memory: one scan gives what is held and what was written, at the same instant, and arms.
+ * Where little is held, or nothing is known yet.
  * Of file mappings it passes over the file's own pages: they are nothing to us, a copy of one comes
  * up written, and an armed one leaves a marker where it goes (uffd_registration_take_markers_away).
  */
-static int scan_private(struct collecting *c, uint64_t start, uint64_t end)
+static int scan_populated(struct collecting *c, uint64_t start, uint64_t end)
 {
 	bool pass_over_files = c->kind == WATCH_PRIVATE_FILE && !c->hugetlb;
 	struct scan_query q = {
@@ -300,6 +303,96 @@ static int scan_private(struct collecting *c, uint64_t start, uint64_t end)
 			    (c->kind == WATCH_PRIVATE_FILE ? UAPI_PAGE_IS_FILE : 0),
 	};
 	return scan_range(&q, start, end, found_private, c);
+}
+
+/* From what is known on up to here, all is present. */
+static int note_present(struct collecting *c, uint64_t until)
+{
+	struct page_run run = {c->known, until};
+	return run.start < run.end ? pageset_add(&c->found->held, run) : 0;
+}
+
+static int found_absent(void *arg, const struct uapi_page_region *region)
+{
+	struct collecting *c = arg;
+	struct page_run run = {region->start, region->end};
+	bool is_guard = region->categories & UAPI_PAGE_IS_GUARD;
+	/* Swapped: that is held, too. */
+	if (region->categories & UAPI_PAGE_IS_SWAPPED && !is_guard)
+		return 0;
+	int r = note_present(c, run.start);
+	if (r == 0 && is_guard)
+		r = pageset_add(&c->found->unreadable, run);
+	c->known = run.end;
+	return r;
+}
+
+/* What is held, of dense memory: all but what is not there. */
+static int scan_absent(struct collecting *c, uint64_t start, uint64_t end)
+{
+	struct scan_query q = {
+		.pagemap_fd = c->b->registration.process->pagemap_fd,
+		.unpaused = c->unpaused,
+		.inverted = UAPI_PAGE_IS_PRESENT,
+		.mask = UAPI_PAGE_IS_PRESENT,
+		.returned = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED | UAPI_PAGE_IS_GUARD,
+	};
+	c->known = start;
+	int r = scan_range(&q, start, end, found_absent, c);
+	return r == 0 ? note_present(c, end) : r;
+}
+
+/*
+ * Dense private memory. What the kernel reports costs it 12 ns a page, what it passes over 3 ns: so
+ * only what is exceptional is asked for, what is not there and what was written. Between the two
+ * questions the process may run; what it does then is no worse than after both. A page that goes
+ * counts as held until the next collect, which finds it gone. One that comes is written, since
+ * nobody has armed it: where it took the place of one that was held, the next collect finds that,
+ * and else source_account() does. In the freeze there is no between.
+ */
+static int scan_dense(struct collecting *c, uint64_t start, uint64_t end)
+{
+	int r = c->found ? scan_absent(c, start, end) : 0;
+	struct scan_query q = {
+		.pagemap_fd = c->b->registration.process->pagemap_fd,
+		.protect = c->protect,
+		.unpaused = c->unpaused,
+		.mask = UAPI_PAGE_IS_WRITTEN,
+		.anyof = POPULATED,
+		.returned = POPULATED | UAPI_PAGE_IS_WRITTEN | UAPI_PAGE_IS_WPALLOWED |
+			    UAPI_PAGE_IS_PFNZERO | UAPI_PAGE_IS_GUARD,
+	};
+	if (r == 0)
+		r = scan_range(&q, start, end, found_private, c);
+	/* What lost its registration is written as a whole. The kernel passes over mappings that
+	 * have one, page tables and all. */
+	q.protect = false;
+	q.inverted = q.mask = UAPI_PAGE_IS_WPALLOWED;
+	return r == 0 ? scan_range(&q, start, end, found_private, c) : r;
+}
+
+/* Whether most of it was held last time. To count writes, nothing that is held need be asked for.
+ */
+static bool is_dense(const struct collecting *c, uint64_t start, uint64_t end)
+{
+	const struct pageset *held = &c->b->held;
+	uint64_t bytes = 0;
+	if (!c->tracked || c->kind != WATCH_PRIVATE || c->hugetlb)
+		return false;
+	if (!c->found)
+		return true;
+	for (size_t i = pageset_find(held, start); i < held->len && held->runs[i].start < end;
+		i++) {
+		const struct page_run *run = &held->runs[i];
+		bytes += (run->end < end ? run->end : end) -
+			 (run->start > start ? run->start : start);
+	}
+	return bytes > (end - start) / 2;
+}
+
+static int scan_private(struct collecting *c, uint64_t start, uint64_t end)
+{
+	return is_dense(c, start, end) ? scan_dense(c, start, end) : scan_populated(c, start, end);
 }
 
 /*
@@ -399,6 +492,9 @@ static int uffd_collect(struct backend *base, const struct mapping_table *maps,
 		tide_fail(err, r, "note what process %d wrote", p->pid);
 	if (r == 0)
 		r = pageset_merge(&found.refused, &b->registration.refused);
+	pageset_clear(&b->held);
+	if (r == 0 && (r = pageset_merge(&b->held, &found.held)) < 0)
+		tide_fail(err, r, "note what process %d holds", p->pid);
 	if (r < 0) {
 		backend_found_release(&found);
 		return r;
@@ -427,6 +523,7 @@ static void uffd_release(struct backend *base)
 {
 	struct uffd_backend *b = (struct uffd_backend *)base;
 	uffd_registration_release(&b->registration);
+	pageset_release(&b->held);
 	free(b);
 }
 

@@ -154,8 +154,8 @@ static int source_read(struct page_source *base, const struct page_span *spans, 
 		bytes += got;
 		if (got < wanted && s->frozen) {
 			if (!tracer_is_frozen(s->tracer))
-				return tide_fail(err, -ETIMEDOUT,
-					"hold process %d: it was let go in time", s->process->pid);
+				/* Not to be kept any more: it says why. */
+				return tracer_freeze_keep(s->tracer, err);
 			uint64_t left = got;
 			size_t k = 0;
 			for (; left >= remote[k].iov_len; k++)

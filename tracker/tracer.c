@@ -295,8 +295,9 @@ bool tracer_is_frozen(struct tracer *t)
 static int tracer_not_frozen(const struct tracer *t, struct tide_error *err)
 {
 	if (t->state == SESSION_TIMED_OUT)
-		return tide_fail(
-			err, -ETIMEDOUT, "hold process %d: it was let go in time", t->process->pid);
+		return tide_fail(err, -ETIMEDOUT,
+			"hold process %d: it was let go after %.0f ms, the longest freeze allowed",
+			t->process->pid, (double)t->timeout_ns / NS_PER_MS);
 	return tide_fail(err, -EINVAL, "hold process %d, which is not frozen", t->process->pid);
 }
 

@@ -21,8 +21,9 @@
 struct codec_choice_work {
 	uint64_t bytes; /* of pages that a codec was asked for; not zero ones, nor unchanged ones */
 	uint64_t wire_bytes; /* what became of them */
-	uint64_t busy_ns;    /* reading and encoding */
-	uint64_t wait_ns;    /* for room in the connection */
+	uint64_t busy_ns;    /* on a processor, reading and encoding */
+	uint64_t wait_ns;    /* for room in the connection, or for a processor: where the link is
+				this machine's own, it is what the others are busy with */
 };
 
 /* Fields are the module's, but for `level`. */

@@ -4,6 +4,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "base/background.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "transport/codec_choice.h"
@@ -31,6 +35,8 @@ struct page_workers {
 	uint64_t batch_pages; /* that fit into one frame */
 	pthread_t *threads;
 	unsigned nthreads;
+	bool may_yield; /* they are in the background while the process runs, and come back */
+	int own_nice;
 	struct send_order order;                /* the driver's */
 	const struct codec *ladder[LADDER_MAX]; /* to choose from, from sparing to dense */
 	unsigned nladder;
@@ -42,6 +48,9 @@ struct page_workers {
 	struct job *jobs; /* a ring */
 	size_t njobs, first_job, queued_jobs, busy;
 	bool is_cancelled, is_ending;
+	bool yields; /* are in the background now */
+	pid_t *tids;
+	unsigned ntids;
 	uint64_t round;
 	struct page_sums of_round, of_all;
 	struct codec_choice choice;
@@ -51,8 +60,9 @@ struct page_workers {
 struct worker {
 	struct page_workers *w;
 	uint64_t round;
-	unsigned level; /* of the ladder, for the job in hand */
-	unsigned turn;  /* where to begin to look for a connection */
+	unsigned level;        /* of the ladder, for the job in hand */
+	uint64_t cpu_began_ns; /* of its own time on processors, at looked_at_ns */
+	unsigned turn;         /* where to begin to look for a connection */
 	struct connection *conn;
 	struct frame_buffer frame; /* in the making, for `conn` */
 	uint8_t *space;            /* BATCH_PAGES_MAX pages */
@@ -102,18 +112,20 @@ static bool deltas_pay(const struct worker *k)
 	return k->level > 0 || k->w->nladder == 1;
 }
 
-/* A batch was encoded, from `begun` to `encoded`, and is queued now. */
-static void note_work(
-	struct worker *k, const struct batch_stats *stats, uint64_t begun_ns, uint64_t encoded_ns)
+/* A batch was read and encoded, and is queued now. */
+static void note_work(struct worker *k, const struct batch_stats *stats, uint64_t looked_at_ns)
 {
 	struct page_workers *w = k->w;
-	uint64_t now_ns = clock_now_ns();
+	uint64_t now_ns = clock_now_ns(), took_ns = now_ns - looked_at_ns;
+	uint64_t busy_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - k->cpu_began_ns;
+	if (busy_ns > took_ns)
+		busy_ns = took_ns;
 	uint64_t zero_bytes = stats->form[CODEC_ZERO].pages * w->options.page_bytes;
 	struct codec_choice_work work = {
 		.bytes = stats->bytes_in - zero_bytes,
 		.wire_bytes = stats->bytes_out,
-		.busy_ns = encoded_ns - begun_ns,
-		.wait_ns = now_ns - encoded_ns,
+		.busy_ns = busy_ns,
+		.wait_ns = took_ns - busy_ns,
 	};
 	uint64_t queued_bytes = 0;
 	for (unsigned i = 0; i < w->options.nconns; i++)
@@ -261,11 +273,10 @@ static int send_pages(
 	if (r < 0)
 		return tide_fail(err, r, "encode pages");
 	sums.wire_bytes = k->frame.bytes;
-	uint64_t encoded_ns = clock_now_ns();
 	r = connection_send(k->conn, &k->frame, err);
 	if (r < 0)
 		return r;
-	note_work(k, &sums.stats, job->looked_at_ns, encoded_ns);
+	note_work(k, &sums.stats, job->looked_at_ns);
 	account(k->w, &sums);
 	return 0;
 }
@@ -303,12 +314,18 @@ static size_t skip_rest(const struct page_workers_options *o, const struct page_
 	return done + 1;
 }
 
+static void begin_look(struct worker *k, struct job *job)
+{
+	job->looked_at_ns = clock_now_ns();
+	k->cpu_began_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
 static int do_job(struct worker *k, struct job *job, struct tide_error *err)
 {
 	const struct page_workers_options *o = &k->w->options;
 	struct page_span *spans = job->spans;
 	size_t n = job->nspans;
-	job->looked_at_ns = clock_now_ns();
+	begin_look(k, job);
 	if (job->zero) {
 		uint64_t bytes = job->pages * o->page_bytes;
 		begin_frame(k);
@@ -328,7 +345,7 @@ static int do_job(struct worker *k, struct job *job, struct tide_error *err)
 		size_t done = skip_rest(o, spans, n, got);
 		spans += done;
 		n -= done;
-		job->looked_at_ns = clock_now_ns();
+		begin_look(k, job);
 	}
 	return 0;
 }
@@ -378,6 +395,8 @@ static void *work(void *arg)
 	}
 
 	pthread_mutex_lock(&w->lock);
+	w->tids[w->ntids] = (pid_t)syscall(SYS_gettid);
+	background_set(w->tids[w->ntids++], w->own_nice, w->yields);
 	for (struct job job; next_job(&k, &job);) {
 		bool skip = w->is_cancelled || !k.space || !k.batch;
 		pthread_mutex_unlock(&w->lock);
@@ -404,6 +423,9 @@ void page_workers_begin(struct page_workers *w, uint64_t round, bool final)
 		codec_choice_end(&w->choice, w->options.paced ? LEVEL_FAST : w->nladder);
 	w->round = round;
 	w->of_round = (struct page_sums){0};
+	w->yields = w->may_yield && !final;
+	for (unsigned i = 0; w->may_yield && i < w->ntids; i++)
+		background_set(w->tids[i], w->own_nice, w->yields);
 	pthread_mutex_unlock(&w->lock);
 }
 
@@ -527,6 +549,7 @@ void page_workers_free(struct page_workers *w)
 		free(w->jobs[i].spans);
 	free(w->jobs);
 	free(w->threads);
+	free(w->tids);
 	send_order_release(&w->order);
 	pthread_mutex_destroy(&w->lock);
 	pthread_cond_destroy(&w->changed);
@@ -538,7 +561,8 @@ static int allocate(struct page_workers *w)
 	w->threads = calloc(w->options.threads, sizeof(*w->threads));
 	w->njobs = (size_t)w->options.threads * JOBS_PER_WORKER;
 	w->jobs = calloc(w->njobs, sizeof(*w->jobs));
-	if (!w->threads || !w->jobs)
+	w->tids = calloc(w->options.threads, sizeof(*w->tids));
+	if (!w->threads || !w->jobs || !w->tids)
 		return -ENOMEM;
 	for (size_t i = 0; i < w->njobs; i++) {
 		w->jobs[i].spans = calloc(BATCH_PAGES_MAX, sizeof(struct page_span));
@@ -570,6 +594,8 @@ int page_workers_new(const struct page_workers_options *options, struct page_wor
 	if (!w)
 		return -ENOMEM;
 	w->options = *options;
+	w->may_yield = options->paced && background_ends();
+	w->own_nice = getpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid));
 	w->batch_pages = batch_pages_fit((uint32_t)options->page_bytes, &options->limits);
 	ladder_make(w);
 	pthread_mutex_init(&w->lock, NULL);

@@ -35,7 +35,8 @@ struct page_workers_options {
 	struct frame_limits limits; /* that the peer agreed to */
 	uint64_t page_bytes;
 	unsigned threads; /* at least 1 */
-	bool paced;       /* all rounds but the final one are held up by a limit */
+	bool paced;       /* all rounds but the final one are held up by a limit; then the workers
+			     yield the processors in those, where they may come back (background.h) */
 	/* Any of the threads, when it fails; also before page_workers_new() has returned. What is
 	 * queued is passed over from then on. */
 	void (*failed)(void *arg, const struct tide_error *err);

@@ -4,6 +4,7 @@
 
     test_bench.py SOURCE BENCH        the repository, and the folder of the bench_* programs
 """
+import contextlib
 import mmap
 import os
 import socket
@@ -248,7 +249,7 @@ class Programs(unittest.TestCase):
         roads = ["process_vm_readv", "proc_mem", "tcp", "store", "pipe", "pipe_2_threads"]
         with Child(self.tool("writer"), "--size", 8) as writer:
             writer.wait_line("ready")
-            shop = type("Shop", (), {"tool": lambda _, name: self.tool(name), "new_folder": lambda _: self.folder.name})()
+            shop = type("Shop", (), {"tool": lambda _, name: self.tool(name), "store": lambda _: contextlib.nullcontext(self.folder.name)})()
             for every, share in ((1, 1.0), (later_rounds.EVERY, 0.01)):
                 sample = limits.measure(shop, writer.pid, roads, every=every)
                 for road in roads:

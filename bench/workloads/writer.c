@@ -5,6 +5,9 @@
  * adds
  *
  *     write COUNT   write so many pages at once, and print "wrote COUNT"
+ *     truth         print what happened to pages since it was asked last, or since "ready", as one
+ *                   JSON object on a line: writes, written_pages, new_pages, dropped_pages,
+ *                   held_pages (patterns.h)
  *     rate RATE     as --rate
  *
  * The load is open: a write that could not begin when it was due counts from when it was due, so
@@ -23,99 +26,21 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 #include "bench/workloads/content.h"
+#include "bench/workloads/patterns.h"
 #include "bench/workloads/phases.h"
 
-enum { PAGE = CONTENT_PAGE, WORDS = PAGE / 8, COUNTERS = 4, LOOK_EVERY = 64 };
+enum { PAGE = CONTENT_PAGE, LOOK_EVERY = 64 };
 
 #define GIVE_UP_NS UINT64_C(1000000000)
 #define AS_FAST_AS_POSSIBLE INFINITY
 
 struct writer {
-	const struct content *content;
-	void (*write)(struct writer *w, uint64_t index);
-	uint64_t (*order)(const struct writer *w, uint64_t i);
-	uint8_t *memory;
-	uint64_t npages;
-	uint64_t hot_pages, every; /* the pages written: so many, each `every`-th of the memory */
-	unsigned half_bits;        /* of the numbers that permuted() turns */
+	struct field field;
 	double pages_per_second;
-	uint64_t written;               /* pages, since the start */
 	uint64_t paced_since_ns, paced; /* pages due since then that were written or missed */
 	struct phases phases;
 	bool ended;
 };
-
-/* --- which page is next
- * -------------------------------------------------------------------------- */
-
-static uint64_t in_sequence(const struct writer *w, uint64_t i)
-{
-	return i % w->hot_pages;
-}
-
-/* A Feistel network turns the numbers below a power of two around; those that fall outside are
- * turned again. Each time through the pages has an order of its own. */
-static uint64_t permuted(const struct writer *w, uint64_t i)
-{
-	uint64_t key = content_mix(i / w->hot_pages + 77), at = i % w->hot_pages;
-	uint64_t mask = (UINT64_C(1) << w->half_bits) - 1;
-	do {
-		uint64_t left = at >> w->half_bits, right = at & mask;
-		for (uint64_t round = 0; round < 4; round++) {
-			uint64_t turned = left ^ (content_mix(right ^ key ^ round << 56) & mask);
-			left = right;
-			right = turned;
-		}
-		at = left << w->half_bits | right;
-	} while (at >= w->hot_pages);
-	return at;
-}
-
-/* --- what is written there
- * ----------------------------------------------------------------------- */
-
-static void write_fresh(struct writer *w, uint64_t index)
-{
-	w->content->fill(w->memory + index * PAGE, index, w->written + 1);
-}
-
-static void write_counters(struct writer *w, uint64_t index)
-{
-	uint64_t *words = (uint64_t *)(void *)(w->memory + index * PAGE);
-	for (unsigned i = 0; i < COUNTERS; i++)
-		words[(index * 13 + (uint64_t)i * WORDS / COUNTERS) % WORDS]++;
-}
-
-static void write_same(struct writer *w, uint64_t index)
-{
-	volatile uint64_t *words = (uint64_t *)(void *)(w->memory + index * PAGE);
-	for (unsigned i = 0; i < WORDS; i++) {
-		uint64_t word = words[i];
-		words[i] = word;
-	}
-}
-
-static const struct pattern {
-	const char *name;
-	void (*write)(struct writer *w, uint64_t index);
-	uint64_t (*order)(const struct writer *w, uint64_t i);
-} patterns[] = {{"uniform", write_fresh, permuted}, {"sequential", write_fresh, in_sequence},
-	{"counter", write_counters, permuted}, {"rewrite", write_same, permuted}};
-
-static const struct pattern *pattern_by_name(const char *name)
-{
-	for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
-		if (strcmp(patterns[i].name, name) == 0)
-			return &patterns[i];
-	}
-	return NULL;
-}
-
-static void write_next(struct writer *w)
-{
-	w->write(w, w->order(w, w->written) * w->every);
-	w->written++;
-}
 
 /* --- when
  * ---------------------------------------------------------------------------------------- */
@@ -147,7 +72,7 @@ static uint64_t write_due(struct writer *w)
 		give_up(w, now);
 	for (unsigned i = 0; i < LOOK_EVERY && (due = due_ns(w)) <= now; i++) {
 		size_t phase = phases_due(&w->phases);
-		write_next(w);
+		field_write_next(&w->field);
 		w->paced++;
 		now = phases_now_ns();
 		phases_done(&w->phases, phase, now - due);
@@ -160,7 +85,7 @@ static void write_at_once(struct writer *w)
 	uint64_t before = phases_now_ns();
 	for (unsigned i = 0; i < LOOK_EVERY; i++) {
 		size_t phase = phases_due(&w->phases);
-		write_next(w);
+		field_write_next(&w->field);
 		uint64_t now = phases_now_ns();
 		phases_done(&w->phases, phase, now - before);
 		before = now;
@@ -186,6 +111,15 @@ static double parse_rate(const char *text)
 	return strcmp(text, "max") == 0 ? AS_FAST_AS_POSSIBLE : strtod(text, NULL);
 }
 
+static void print_truth(struct field *f)
+{
+	struct truth t = field_mark(f);
+	printf("{\"writes\": %" PRIu64 ", \"written_pages\": %" PRIu64 ", \"new_pages\": %" PRIu64
+	       ", \"dropped_pages\": %" PRIu64 ", \"held_pages\": %" PRIu64 "}\n",
+		t.writes, t.written, t.fresh, t.dropped, t.held);
+	fflush(stdout);
+}
+
 static void obey(struct writer *w, const char *command)
 {
 	if (phases_obey(&w->phases, command, &w->ended))
@@ -195,9 +129,11 @@ static void obey(struct writer *w, const char *command)
 	} else if (strncmp(command, "write ", 6) == 0) {
 		uint64_t count = strtoull(command + 6, NULL, 10);
 		for (uint64_t i = 0; i < count; i++)
-			write_next(w);
+			field_write_next(&w->field);
 		printf("wrote %" PRIu64 "\n", count);
 		fflush(stdout);
+	} else if (strcmp(command, "truth") == 0) {
+		print_truth(&w->field);
 	} else {
 		fprintf(stderr, "writer: what is '%s'?\n", command);
 	}
@@ -205,6 +141,8 @@ static void obey(struct writer *w, const char *command)
 
 static void usage(FILE *to)
 {
+	char patterns[1024];
+	patterns_tell(patterns, sizeof(patterns));
 	fprintf(to,
 		"usage: bench_writer --size MIB [--content NAME] [--pattern NAME] [--rate "
 		"MB/S|max]\n"
@@ -213,17 +151,15 @@ static void usage(FILE *to)
 		"Fills its memory, prints \"ready\" and writes pages at a pace (0: none), in "
 		"megabytes of\n"
 		"pages a second. Commands come on standard input: phase NAME, report, write COUNT, "
-		"rate\n"
-		"RATE, quit.\n"
+		"truth,\n"
+		"rate RATE, quit.\n"
 		"  content: %s (default half)\n"
-		"  pattern: uniform (default), sequential, counter (four words a page), rewrite "
-		"(the same\n"
-		"           bytes again)\n"
+		"  pattern: uniform (default), or another of\n%s"
 		"  hot:     only the first so many MiB are written\n"
 		"  every:   only every so many-th page is\n"
 		"  file:    the memory is this file, shared, made anew; for programs that want "
 		"one\n",
-		content_names());
+		content_names(), patterns);
 }
 
 static int parse(struct writer *w, int argc, char **argv, const char **file)
@@ -234,34 +170,36 @@ static int parse(struct writer *w, int argc, char **argv, const char **file)
 		{"hot", required_argument, NULL, 'h'}, {"seed", required_argument, NULL, 'e'},
 		{"deadline", required_argument, NULL, 'd'}, {"every", required_argument, NULL, 'n'},
 		{"file", required_argument, NULL, 'f'}, {"help", no_argument, NULL, '?'}, {0}};
-	const struct pattern *pattern = &patterns[0];
+	struct field *f = &w->field;
 	double rate = 0;
 	int option;
-	w->content = content_by_name("half");
-	w->every = 1;
+	f->pattern = pattern_by_name("uniform");
+	f->content = content_by_name("half");
+	f->every = 1;
 	w->phases.deadline_ns = 10 * UINT64_C(1000000);
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
 		case 's':
-			w->npages = strtoull(optarg, NULL, 10) << 8;
+			f->npages = strtoull(optarg, NULL, 10) << 8;
 			break;
 		case 'c':
-			w->content = content_by_name(optarg);
+			f->content = content_by_name(optarg);
 			break;
 		case 'p':
-			pattern = pattern_by_name(optarg);
+			f->pattern = pattern_by_name(optarg);
 			break;
 		case 'r':
 			rate = parse_rate(optarg);
 			break;
 		case 'h':
-			w->hot_pages = strtoull(optarg, NULL, 10) << 8;
+			f->hot_pages = strtoull(optarg, NULL, 10) << 8;
 			break;
 		case 'n':
-			w->every = strtoull(optarg, NULL, 10);
+			f->every = strtoull(optarg, NULL, 10);
 			break;
 		case 'e':
-			content_seed(strtoull(optarg, NULL, 10));
+			f->seed = strtoull(optarg, NULL, 10);
+			content_seed(f->seed);
 			break;
 		case 'd':
 			w->phases.deadline_ns = (uint64_t)(strtod(optarg, NULL) * 1e6);
@@ -273,14 +211,10 @@ static int parse(struct writer *w, int argc, char **argv, const char **file)
 			return -1;
 		}
 	}
-	if (!w->content || !pattern || w->every == 0 || w->npages < w->every || optind != argc)
+	if (!f->content || !f->pattern || f->every == 0 || f->npages < f->every || optind != argc)
 		return -1;
-	if (w->hot_pages == 0 || w->hot_pages > w->npages / w->every)
-		w->hot_pages = w->npages / w->every;
-	w->write = pattern->write;
-	w->order = pattern->order;
-	while (UINT64_C(1) << 2 * w->half_bits < w->hot_pages)
-		w->half_bits++;
+	if (f->hot_pages == 0 || f->hot_pages > f->npages / f->every)
+		f->hot_pages = f->npages / f->every;
 	pace(w, rate);
 	return 0;
 }
@@ -312,13 +246,17 @@ int main(int argc, char **argv)
 		usage(stderr);
 		return 2;
 	}
-	w.memory = memory_make(w.npages * PAGE, file);
-	if (!w.memory) {
+	w.field.memory = memory_make(w.field.npages * PAGE, file);
+	w.field.is_shared = file != NULL;
+	if (!w.field.memory) {
 		perror("writer: get memory");
 		return 1;
 	}
-	for (uint64_t i = 0; i < w.npages; i++)
-		w.content->fill(w.memory + i * PAGE, i, 0);
+	if (!field_begin(&w.field)) {
+		fprintf(stderr, "writer: this pattern gives memory back, which goes with neither "
+				"--file nor --every\n");
+		return 2;
+	}
 	/* Timers are 50 us late unless told. */
 	prctl(PR_SET_TIMERSLACK, 1);
 	phases_begin(&w.phases, "start");

@@ -209,6 +209,18 @@ class Pictures(unittest.TestCase):
         self.assertEqual(svg.decades(0.004, 2), [10.0**n for n in (-3, -2, -1, 0, 1)])
 
 
+def present_pages(pid, size):
+    """Of the private mapping of that size, or with others of its kind at its ends."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as f:
+        ranges = [[int(at, 16) for at in line.split()[0].split("-")] for line in f if " rw-p " in line and " 0 " in line]
+    start, end = max(ranges, key=lambda r: r[1] - r[0])
+    assert end - start >= size
+    with open(f"/proc/{pid}/pagemap", "rb") as f:
+        f.seek(start // PAGE * 8)
+        entries = f.read((end - start) // PAGE * 8)
+    return sum(entry >> 63 for entry in memoryview(entries).cast("Q"))
+
+
 class Programs(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -241,6 +253,47 @@ class Programs(unittest.TestCase):
     def test_only_the_pages_asked_for_are_written(self):
         self.assertEqual(len(self.written(["write 5000"], "--hot", 1)), 256)
         self.assertEqual(self.written(["write 5000"], "--every", 100), list(range(0, 1000, 100)))
+
+    def truth_of(self, pattern, commands, *options):
+        """What the writer says of each command, and how many pages of its memory are there after it."""
+        with Child(self.tool("writer"), "--size", 4, "--pattern", pattern, *options) as writer:
+            writer.wait_line("ready")
+            for command in commands:
+                writer.say(command)
+                writer.wait_line("wrote")
+                yield writer.ask("truth"), present_pages(writer.pid, 4 << 20)
+
+    def test_the_truth_is_what_was_written(self):
+        for pattern in ("uniform", "zipf", "sequential", "hot-and-cold", "stride", "counter"):
+            with Child(self.tool("writer"), "--size", 4, "--file", self.path, "--pattern", pattern) as writer:
+                writer.wait_line("ready")
+                for count in (100, 700, 2000):
+                    before = self.pages()
+                    writer.say(f"write {count}")
+                    writer.wait_line("wrote")
+                    truth = writer.ask("truth")
+                    changed = sum(old != new for old, new in zip(before, self.pages()))
+                    self.assertEqual((truth["writes"], truth["written_pages"]), (count, changed), pattern)
+                    self.assertEqual((truth["new_pages"], truth["dropped_pages"], truth["held_pages"]), (0, 0, 1024))
+
+    def test_the_truth_is_what_is_there(self):
+        for pattern in ("append", "churn"):
+            held, changes = 0, set()
+            for truth, present in self.truth_of(pattern, [f"write {n}" for n in (10, 300, 5, 500, 2000)]):
+                self.assertEqual(truth["held_pages"], present, pattern)
+                self.assertTrue(not held or held + truth["new_pages"] - truth["dropped_pages"] == present)
+                held = present
+                changes |= {name for name in ("new_pages", "dropped_pages") if truth[name]}
+            self.assertEqual(len(changes), 2, pattern)
+
+    def test_few_pages_are_written_often(self):
+        for pattern, most in (("zipf", 500), ("hot-and-cold", 300)):
+            (truth, _), = self.truth_of(pattern, ["write 1000"])
+            self.assertLess(truth["written_pages"], most, pattern)
+
+    def test_memory_of_a_file_is_not_given_back(self):
+        with Child(self.tool("writer"), "--size", 4, "--file", self.path, "--pattern", "append", stderr=-1) as writer:
+            self.assertEqual(writer.wait(), 2)
 
     def test_bytes_that_are_written_again_are_the_same(self):
         self.assertEqual(self.written(["write 5000"], "--pattern", "rewrite"), [])

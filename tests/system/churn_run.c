@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/guard.h"
 #include "proto/page_source.h"
+#include "proto/pageset.h"
 #include "tests/system/churn_run.h"
 #include "tests/system/oracle.h"
 #include "tests/workloads/churn_log.h"
@@ -65,6 +66,7 @@ struct run {
 	struct event *events;
 	size_t nevents, cap_events;
 	unsigned shown;
+	struct pageset populated; /* private memory without a file that had pages at the freeze */
 };
 
 static uint64_t draw(struct run *run, uint64_t below)
@@ -416,6 +418,44 @@ static int between_describe(
 	return b->inner->ops->describe(b->inner, ret, err);
 }
 
+static void note_entries(struct run *run, int pagemap_fd, struct page_run all)
+{
+	enum { ENTRIES = 4096, ENTRY = sizeof(uint64_t) };
+	uint64_t entries[ENTRIES];
+	for (uint64_t at = all.start; at < all.end; at += ENTRIES * PAGE) {
+		uint64_t n = (all.end - at) / PAGE < ENTRIES ? (all.end - at) / PAGE : ENTRIES;
+		if (pread(pagemap_fd, entries, n * ENTRY, (off_t)(at / PAGE * ENTRY)) !=
+			(ssize_t)(n * ENTRY))
+			return;
+		for (uint64_t i = 0; i < n; i++) {
+			bool is_there = entries[i] >> 62; /* present or swapped */
+			uint64_t page = at + i * PAGE;
+			if (is_there)
+				pageset_add(&run->populated, (struct page_run){page, page + PAGE});
+		}
+	}
+}
+
+/* By a reading of its own, right behind the freeze. */
+static void note_populated(struct run *run)
+{
+	char path[64], line[4096];
+	pageset_clear(&run->populated);
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", run->pid);
+	auto_close int pagemap = open(path, O_RDONLY | O_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/%d/maps", run->pid);
+	auto_fclose FILE *maps = fopen(path, "re");
+	while (maps && pagemap >= 0 && fgets(line, sizeof(line), maps)) {
+		struct page_run all;
+		unsigned long inode;
+		char perms[5];
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %*x %*s %lu", &all.start, &all.end,
+			    perms, &inode) == 4 &&
+			perms[3] == 'p' && inode == 0 && !strstr(line, "[v"))
+			note_entries(run, pagemap, all);
+	}
+}
+
 static int between_freeze(struct page_source *base, uint64_t timeout_ns, struct tide_error *err)
 {
 	struct between *b = between(base);
@@ -425,6 +465,8 @@ static int between_freeze(struct page_source *base, uint64_t timeout_ns, struct 
 	int r = b->inner->ops->freeze(b->inner, timeout_ns, err);
 	b->frozen = r == 0;
 	b->run->frozen_ns = clock_now_ns();
+	if (r == 0)
+		note_populated(b->run);
 	return r;
 }
 
@@ -550,23 +592,25 @@ static void print_records(const struct run *run, const struct oracle_difference 
 
 /*
  * After MADV_FREE the kernel may take a page at any time, also while the process stands still and
- * after it was sent. True where nothing happened to the page since but what leaves it so: a store
- * would have, and the page would not be full of zeros.
+ * after it was sent. True where the page was there at the freeze, and nothing happened to it since
+ * it was freed but what leaves it so: a store would have, and the page would not be full of zeros.
  */
 static bool is_lazily_freed(const struct run *run, const struct oracle_difference *d)
 {
 	static const char *const harmless[] = {"read", "check", "fork-advice", "name", "protect",
-		"write", "write-some", "poke", NULL};
+		"write", "write-some", "poke", "mergeable", NULL};
 	const struct churn_log *log = run->log;
 	uint64_t last = log->next, first = last > CHURN_RECORDS ? last - CHURN_RECORDS + 1 : 1;
-	if (!d->is_page || !d->process_is_zero || d->inode)
+	if (!d->is_page || !d->process_is_zero || d->inode ||
+		!pageset_covers(
+			&run->populated, (struct page_run){d->address, d->address + d->bytes}))
 		return false;
 	for (uint64_t at = last; at >= first && at; at--) {
 		const struct churn_record *r = &log->records[at % CHURN_RECORDS];
 		if (r->number != at || !record_touches(r, d, -1))
 			continue;
 		const char *op = log->ops[r->op];
-		bool skip = false;
+		bool skip = r->failed && strcmp("collapse", op) == 0;
 		for (size_t i = 0; harmless[i]; i++)
 			skip |= strcmp(harmless[i], op) == 0;
 		if (!skip)
@@ -799,6 +843,7 @@ static void clean_up(struct run *run)
 		nftw(run->store, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	if (run->folder[0])
 		nftw(run->folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	pageset_release(&run->populated);
 	free(run->events);
 	pthread_mutex_destroy(&run->lock);
 }

@@ -32,7 +32,7 @@ def facts():
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": model,
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "memory_bytes": _meminfo("MemTotal"),
         "transparent_huge_pages": huge[huge.find("[") + 1:huge.find("]")] if "[" in huge else "unknown",
         "load_at_start": os.getloadavg()[0],

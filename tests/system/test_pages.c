@@ -590,11 +590,8 @@ static void test_a_process_that_is_not_there(void)
 
 /* Without the scan everything is the same but what only it can tell; in a child, because a filter
  * cannot be taken away. */
-static void test_an_older_kernel_gives_the_same_counts(void)
+static int compare_without_scan(void)
 {
-	struct child *kinds = kinds_start();
-	stop(kinds);
-	look_at(kinds->pid);
 	fflush(stdout);
 	pid_t pid = fork();
 	if (pid == 0) {
@@ -637,7 +634,39 @@ static void test_an_older_kernel_gives_the_same_counts(void)
 	}
 	int status = -1;
 	CU_ASSERT_EQUAL(waitpid(pid, &status, 0), pid);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Whether the counts have changed since the last look, of which that of anonymous memory. A stopped
+ * process does not do that, but a child of its that ends makes shared pages its own. */
+static bool has_changed(pid_t pid)
+{
+	size_t len = table.len;
+	uint64_t *before = calloc(len + 1, sizeof(table.v[0].counts));
+	CU_ASSERT_PTR_NOT_NULL_FATAL(before);
+	for (size_t i = 0; i < len; i++)
+		memcpy(&before[i * PAGE_COUNTS], table.v[i].counts.of,
+			sizeof(table.v[i].counts.of));
+	look_at(pid);
+	bool changed = table.len != len;
+	for (size_t i = 0; !changed && i < len; i++)
+		changed = table.v[i].mapping.kind == MAPPING_ANON &&
+			  memcmp(&before[i * PAGE_COUNTS], table.v[i].counts.of,
+				  sizeof(table.v[i].counts.of)) != 0;
+	free(before);
+	return changed;
+}
+
+static void test_an_older_kernel_gives_the_same_counts(void)
+{
+	enum { TRIES = 10 };
+	struct child *kinds = kinds_start();
+	stop(kinds);
+	look_at(kinds->pid);
+	int status = compare_without_scan();
+	for (int i = 0; i < TRIES && status == 1 && has_changed(kinds->pid); i++)
+		status = compare_without_scan();
+	if (status == 77)
 		harness_skip("no seccomp filter can be made here");
 	CU_ASSERT_EQUAL(status, 0);
 }

@@ -642,18 +642,16 @@ static int compare_without_scan(void)
 static bool has_changed(pid_t pid)
 {
 	size_t len = table.len;
-	uint64_t *before = calloc(len + 1, sizeof(table.v[0].counts));
-	CU_ASSERT_PTR_NOT_NULL_FATAL(before);
+	struct page_counts *earlier = calloc(len + 1, sizeof(*earlier));
+	CU_ASSERT_PTR_NOT_NULL_FATAL(earlier);
 	for (size_t i = 0; i < len; i++)
-		memcpy(&before[i * PAGE_COUNTS], table.v[i].counts.of,
-			sizeof(table.v[i].counts.of));
+		earlier[i] = table.v[i].counts;
 	look_at(pid);
 	bool changed = table.len != len;
 	for (size_t i = 0; !changed && i < len; i++)
 		changed = table.v[i].mapping.kind == MAPPING_ANON &&
-			  memcmp(&before[i * PAGE_COUNTS], table.v[i].counts.of,
-				  sizeof(table.v[i].counts.of)) != 0;
-	free(before);
+			  memcmp(earlier[i].of, table.v[i].counts.of, sizeof(earlier[i].of)) != 0;
+	free(earlier);
 	return changed;
 }
 
